@@ -1,0 +1,124 @@
+package repo
+
+import (
+	"bytes"
+	"go/ast"
+	"regexp"
+	"slices"
+	"strings"
+
+	"golang.org/x/mod/modfile"
+)
+
+// Docs returns a problem for each package whose files carry no package comment in the usual form.
+func Docs(files []File) []Problem {
+	parsed, problems := parse(files)
+	first := map[string]goFile{} // package folder → its first file
+	documented := map[string]bool{}
+	for _, f := range parsed {
+		if f.isTest() {
+			continue
+		}
+		if _, ok := first[f.pkg()]; !ok {
+			first[f.pkg()] = f
+		}
+		want := "Package " + f.ast.Name.Name + " "
+		if f.ast.Name.Name == "main" {
+			want = "Command "
+		}
+		if f.ast.Doc != nil && strings.HasPrefix(f.ast.Doc.Text(), want) {
+			documented[f.pkg()] = true
+		}
+	}
+	for pkg, f := range first {
+		if !documented[pkg] {
+			problems = append(problems, Problem{Path: f.Path, Text: "package " + pkg + " has no comment that says what it is for"})
+		}
+	}
+	slices.SortFunc(problems, func(a, b Problem) int { return strings.Compare(a.Path, b.Path) })
+	return problems
+}
+
+// Replaces returns a problem for each replace directive in the root go.mod: with one, the module cannot be
+// installed by its name.
+func Replaces(files []File) []Problem {
+	var problems []Problem
+	for _, f := range files {
+		if f.Path != "go.mod" {
+			continue
+		}
+		mod, err := modfile.Parse(f.Path, f.Source, nil)
+		if err != nil {
+			problems = append(problems, Problem{Path: f.Path, Text: err.Error()})
+			continue
+		}
+		for _, r := range mod.Replace {
+			problems = append(problems, Problem{Path: f.Path, Line: r.Syntax.Start.Line, Text: "go.mod may not replace " + r.Old.Path})
+		}
+	}
+	return problems
+}
+
+// Skips returns a problem for each test that can skip itself: what is missing is a failure with its remedy.
+func Skips(files []File) []Problem {
+	parsed, problems := parse(files)
+	for _, f := range parsed {
+		if !f.isTest() {
+			continue
+		}
+		ast.Inspect(f.ast, func(n ast.Node) bool {
+			call, ok := n.(*ast.CallExpr)
+			if !ok {
+				return true
+			}
+			sel, ok := call.Fun.(*ast.SelectorExpr)
+			if ok && slices.Contains([]string{"Skip", "Skipf", "SkipNow"}, sel.Sel.Name) {
+				problems = append(problems, f.problem(call, "a test may not skip itself; fail with what to run"))
+			}
+			return true
+		})
+	}
+	return problems
+}
+
+// The patterns are put together from pieces, so that this file does not match them itself.
+var forbidden = []struct {
+	pattern *regexp.Regexp
+	text    string
+}{
+	{
+		regexp.MustCompile(`(^|[^.\w/-])/` + `(work|root|tmp|home|Users|farm)` + `/`),
+		"a path of one machine",
+	},
+	{
+		regexp.MustCompile(`https?://` + `(proxy|registry|index|files|deb|repo[0-9]*)` + `\.[a-z]`),
+		"the host of a registry; use its client's own configuration",
+	},
+	{
+		regexp.MustCompile(`\b(pypi|pythonhosted|npmjs|crates|docker|gcr|ghcr|quay)` + `\.(org|io|com)\b`),
+		"the host of a registry; use its client's own configuration",
+	},
+	{
+		regexp.MustCompile(`\b(TO` + `DO|FIX` + `ME)\b`),
+		"unfinished; finish it or file an issue",
+	},
+}
+
+// Text returns a problem for each line of a text file that names a path of one machine, the host of a registry
+// or unfinished work. Checksum files are left out: their module names are what they are.
+func Text(files []File) []Problem {
+	var problems []Problem
+	for _, f := range files {
+		if strings.HasSuffix(f.Path, ".sum") || bytes.IndexByte(f.Source, 0) >= 0 {
+			continue
+		}
+		for i, line := range bytes.Split(f.Source, []byte("\n")) {
+			for _, rule := range forbidden {
+				if found := rule.pattern.Find(line); found != nil {
+					problems = append(problems, Problem{Path: f.Path, Line: i + 1, Text: string(bytes.TrimSpace(found)) + ": " + rule.text})
+				}
+			}
+		}
+	}
+	return problems
+}
