@@ -117,8 +117,11 @@ func parseDocument(document string) (map[string]any, error) {
 	return nil, fmt.Errorf("wants an object, has %s", describe(value))
 }
 
-// oneLine keeps a parser's error on one line.
-func oneLine(err error) string { return strings.Join(strings.Fields(err.Error()), " ") }
+// oneLine keeps a parser's error on one line, without what is said already.
+func oneLine(err error) string {
+	line := strings.Join(strings.Fields(err.Error()), " ")
+	return strings.TrimPrefix(line, "error converting YAML to JSON: ")
+}
 
 // expand turns a document into the form that the API server would hold.
 func expand(parent Parent, value map[string]any) (Raw, error) {

@@ -307,6 +307,7 @@ func (d *decoder) object(path fieldPath, raw any, dst reflect.Value) {
 			continue
 		}
 		set++
+		d.shadowed(path, m, f, name)
 		if d.legacy && f.converted {
 			continue
 		}
@@ -336,6 +337,18 @@ func (f *fieldSchema) nameIn(m map[string]any, legacy bool) string {
 		}
 	}
 	return ""
+}
+
+// shadowed warns of other names of the field that m sets beside name.
+func (d *decoder) shadowed(path fieldPath, m map[string]any, f *fieldSchema, name string) {
+	if !d.legacy || len(f.legacy) < 2 {
+		return
+	}
+	for _, other := range f.legacy {
+		if other != name && m[other] != nil {
+			d.warnf(path.field(other), "is another name of %s, which is set: it has no effect", name)
+		}
+	}
 }
 
 // nameFor returns the field's first name in the version.

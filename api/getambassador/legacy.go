@@ -190,6 +190,13 @@ func (s *RateLimitServiceSpec) fromV2(d *decoder, path fieldPath, raw map[string
 	s.TLS, s.Service = d.legacyTLS(path, raw["tls"], s.Service)
 }
 
+// fromV2 makes up the config that v3alpha1 requires.
+func (s *ModuleSpec) fromV2(*decoder, fieldPath, map[string]any) {
+	if s.Config == nil {
+		s.Config = map[string]any{}
+	}
+}
+
 // fromV2 splits the origins of a v1 or v2 policy at commas if they are one
 // string.
 func (c *CORS) fromV2(d *decoder, path fieldPath, raw map[string]any) {

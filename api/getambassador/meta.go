@@ -1,6 +1,6 @@
 package getambassador
 
-import "fmt"
+import "cmp"
 
 // Group is the API group of every kind in this package.
 const Group = "getambassador.io"
@@ -93,8 +93,9 @@ func newObject(kind string) Object {
 // Describe returns "Kind namespace/name", for messages to people.
 func Describe(o Object) string {
 	m := o.Meta()
-	if m.Namespace == "" {
-		return fmt.Sprintf("%s %s", o.ObjectKind(), m.Name)
+	name := cmp.Or(m.Name, "(no name)")
+	if m.Namespace != "" {
+		name = m.Namespace + "/" + name
 	}
-	return fmt.Sprintf("%s %s/%s", o.ObjectKind(), m.Namespace, m.Name)
+	return o.ObjectKind() + " " + name
 }
