@@ -21,7 +21,7 @@ var may = map[string][]string{
 	"projector/ingress":  {"ledger", "projector", "projector/ir", "api/..."},
 	"projector/envoy":    {"projector", "projector/ir"},
 	"projector/compile":  {"ledger", "projector/...", "api/..."},
-	"projector/shelf":    {"projector", "projector/ir"},
+	"projector/shelf":    {"projector", "projector/ir", "ledger"},
 
 	"federation":      {"ledger", "projector", "api/..."},
 	"federation/hub":  {"federation", "ledger/...", "projector/...", "api/..."},
