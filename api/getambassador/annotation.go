@@ -23,10 +23,15 @@ type Parent struct {
 	Labels                map[string]string
 }
 
+// origin returns "Kind namespace/name", for messages to people.
+func (p Parent) origin() string { return p.Kind + " " + p.Namespace + "/" + p.Name }
+
 // Raw is one resource found in an annotation, in the form that the API server
 // would hold: JSON with metadata and spec. It is not yet decoded.
 type Raw struct {
 	APIVersion, Kind, Namespace, Name string
+	// Origin is the parent, as "Kind namespace/name".
+	Origin string
 	// Document is its place among the annotation's documents, counted from 1
 	// and without the empty ones.
 	Document int
@@ -36,17 +41,19 @@ type Raw struct {
 
 // DocumentProblem says why one document of an annotation is not a resource.
 type DocumentProblem struct {
+	// Origin is the parent, as "Kind namespace/name".
+	Origin string
 	// Document is counted as in [Raw]; 0 stands for the whole annotation.
 	Document int
 	Message  string
 }
 
-// String returns "document N: message".
+// String returns "annotation of Kind namespace/name, document N: message".
 func (p DocumentProblem) String() string {
 	if p.Document == 0 {
-		return p.Message
+		return fmt.Sprintf("annotation of %s: %s", p.Origin, p.Message)
 	}
-	return fmt.Sprintf("document %d: %s", p.Document, p.Message)
+	return fmt.Sprintf("annotation of %s, document %d: %s", p.Origin, p.Document, p.Message)
 }
 
 // FromAnnotations reads the text of an annotation. A document may be flat, as
@@ -56,7 +63,7 @@ func (p DocumentProblem) String() string {
 // fields say is for [Decode] to judge.
 func FromAnnotations(parent Parent, text string) ([]Raw, []DocumentProblem) {
 	if len(text) > maxAnnotationBytes {
-		return nil, []DocumentProblem{{Message: fmt.Sprintf("the annotation has %d bytes, more than the %d that Kubernetes allows", len(text), maxAnnotationBytes)}}
+		return nil, []DocumentProblem{{Origin: parent.origin(), Message: fmt.Sprintf("it has %d bytes, more than the %d that Kubernetes allows", len(text), maxAnnotationBytes)}}
 	}
 	var found []Raw
 	var problems []DocumentProblem
@@ -75,7 +82,7 @@ func FromAnnotations(parent Parent, text string) ([]Raw, []DocumentProblem) {
 				continue
 			}
 		}
-		problems = append(problems, DocumentProblem{Document: n, Message: err.Error()})
+		problems = append(problems, DocumentProblem{Origin: parent.origin(), Document: n, Message: err.Error()})
 	}
 	return found, problems
 }
@@ -145,7 +152,7 @@ func expand(parent Parent, value map[string]any) (Raw, error) {
 	if metadata["labels"] == nil && len(parent.Labels) > 0 {
 		metadata["labels"] = parent.Labels
 	}
-	raw := Raw{APIVersion: version, Kind: kind}
+	raw := Raw{APIVersion: version, Kind: kind, Origin: parent.origin()}
 	if raw.Name, err = text(metadata, "name"); err != nil {
 		return Raw{}, err
 	}

@@ -254,6 +254,7 @@ func TestAnyJSONIsAnswered(t *testing.T) {
 		rapid.Map(rapid.Float64(), func(n float64) any { return n }),
 		rapid.Map(rapid.String(), func(s string) any { return s }),
 	)
+	refused := 0
 	rapid.Check(t, func(t *rapid.T) {
 		s := rapid.SampledFrom(schemas).Draw(t, "schema")
 		in := object(s, s.sample(rapid.IntRange(0, picks-1).Draw(t, "pick")))
@@ -262,10 +263,16 @@ func TestAnyJSONIsAnswered(t *testing.T) {
 		}
 		raw, err := json.Marshal(in)
 		if err != nil {
-			t.Skip("not JSON")
+			t.Fatalf("the mutated object is not JSON: %v", err)
 		}
 		checkDecode(t, raw)
+		if _, _, err := getambassador.Decode(raw); err != nil {
+			refused++
+		}
 	})
+	if refused == 0 {
+		t.Error("no mutation made an object invalid")
+	}
 }
 
 // mutate replaces, adds or removes one value somewhere below v.
@@ -307,4 +314,20 @@ func mutate(t *rapid.T, v any, scalar *rapid.Generator[any]) {
 
 func sortedKeys(m map[string]any) []string {
 	return slices.Sorted(maps.Keys(m))
+}
+
+func BenchmarkDecode(b *testing.B) {
+	for _, seed := range []struct{ name, raw string }{
+		{"mapping", `{"apiVersion":"getambassador.io/v3alpha1","kind":"Mapping","metadata":{"name":"web","namespace":"shop","labels":{"app":"web"}},"spec":{"hostname":"shop.example.com","prefix":"/web/","service":"web:8080","timeout_ms":3000,"retry_policy":{"retry_on":"5xx","num_retries":2},"add_request_headers":{"x-one":{"value":"1"}}}}`},
+		{"mapping-v2", `{"apiVersion":"getambassador.io/v2","kind":"Mapping","metadata":{"name":"web","namespace":"shop"},"spec":{"host":"shop.example.com","prefix":"/web/","service":"web:8080","tls":true,"headers":{"x":true}}}`},
+	} {
+		b.Run(seed.name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, _, err := getambassador.Decode([]byte(seed.raw)); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
 }

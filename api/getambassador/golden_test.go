@@ -45,7 +45,7 @@ func TestAnnotations(t *testing.T) {
 		var out strings.Builder
 		found, problems := getambassador.FromAnnotations(parent, string(in))
 		for _, raw := range found {
-			fmt.Fprintf(&out, "---\n# document %d: %s %s %s/%s\n", raw.Document, raw.APIVersion, raw.Kind, raw.Namespace, raw.Name)
+			fmt.Fprintf(&out, "---\n# %s, document %d: %s %s %s/%s\n", raw.Origin, raw.Document, raw.APIVersion, raw.Kind, raw.Namespace, raw.Name)
 			show(t, &out, raw.JSON)
 		}
 		for _, p := range problems {

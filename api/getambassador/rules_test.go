@@ -1,6 +1,7 @@
 package getambassador_test
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -31,6 +32,15 @@ func TestServedBy(t *testing.T) {
 		if got := getambassador.ServedBy(test.ids, test.id); got != test.want {
 			t.Errorf("ServedBy(%q, %q) = %v, want %v", test.ids, test.id, got, test.want)
 		}
+	}
+}
+
+func TestAnnotationIsBounded(t *testing.T) {
+	parent := getambassador.Parent{Kind: "Service", Namespace: "shop", Name: "web"}
+	found, problems := getambassador.FromAnnotations(parent, strings.Repeat("---\na: b\n", 40_000))
+	const want = "annotation of Service shop/web: it has 360000 bytes, more than the 262144 that Kubernetes allows"
+	if len(found) > 0 || len(problems) != 1 || problems[0].String() != want {
+		t.Errorf("found %d, problems %v", len(found), problems)
 	}
 }
 
