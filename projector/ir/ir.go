@@ -85,6 +85,7 @@ type HTTP struct {
 	Upgrades             []string
 	AltSvc               string // value of the alt-svc header to add, "" for none
 	LocalReplies         []LocalReply
+	RouteReplies         bool // routes of the table have LocalReplies of their own
 }
 
 // ClientCertDetails says which parts of a client certificate are passed on.
