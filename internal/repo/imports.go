@@ -27,10 +27,11 @@ var may = map[string][]string{
 	"federation/hub":  {"federation", "ledger/...", "projector/...", "api/..."},
 	"federation/live": {"federation", "ledger", "projector", "projector/ir", "api/..."},
 
-	"xds":        {"ledger", "projector", "projector/ir"},
-	"xds/cache":  {"xds", "ledger", "projector"},
-	"xds/edge":   {"xds/...", "ledger", "projector", "projector/ir", "projector/shelf"},
-	"xds/gossip": {"xds", "ledger", "projector"},
+	"xds":         {"xds/cache", "ledger", "projector", "projector/ir", "projector/envoy"},
+	"xds/cache":   {"ledger", "projector"},
+	"xds/process": {},
+	"xds/taste":   {"xds", "xds/cache", "xds/process", "ledger", "projector", "projector/ir", "projector/envoy"},
+	"xds/gossip":  {"xds", "ledger", "projector"},
 
 	"console": {"ledger", "projector", "federation", "xds", "api/..."},
 
