@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"slices"
 )
 
 // StreamBegunData opens an incarnation of the stream. What the ledger holds
@@ -13,6 +14,13 @@ type StreamBegunData struct {
 	Incarnation string `json:"incarnation"`
 	BaseSize    Seq    `json:"basesize"`
 	BaseRoot    Digest `json:"baseroot"`
+}
+
+// DecodeStreamBegun reads what a StreamBegun event says.
+func DecodeStreamBegun(e Event) (StreamBegunData, error) {
+	var d StreamBegunData
+	err := decodeBody(e.Data, &d)
+	return d, err
 }
 
 // SiteAddedData admits a cluster: from here on events of the cluster signed by
@@ -53,6 +61,10 @@ type Admitted struct {
 	// WantEpoch and WantN say, on a Gap or a refused claim, which event of the
 	// cluster would be appended next.
 	WantEpoch, WantN uint64
+	// Halt is set on a StreamBegun that the ledger cannot follow: it is shorter
+	// or longer than the base, or has another root there. Nothing after it may be
+	// consumed before that is mended.
+	Halt bool
 }
 
 // Admission decides which records are appended. It is a fold of the ledger:
@@ -132,6 +144,11 @@ func (a *Admission) Progress(c ClusterName) (Progress, bool) {
 	return Progress{Epoch: s.Epoch, Instance: s.Instance, NextN: s.NextN}, true
 }
 
+// Clusters returns the clusters that are known, sorted.
+func (a *Admission) Clusters() []ClusterName {
+	return slices.Sorted(maps.Keys(a.state.Sites))
+}
+
 // Term returns how far decisions are recorded; its Epoch is the term.
 func (a *Admission) Term() Progress {
 	h := a.state.Hub
@@ -193,6 +210,9 @@ func (a *Admission) admitDecision(e Event, r Record, size Seq, root func() (Dige
 		if err := site.Cluster.Validate(); err != nil {
 			return refuse("site-added: %v", err)
 		}
+		if len(site.Key) != ed25519.PublicKeySize {
+			return refuse("site-added: key of %d bytes, want %d", len(site.Key), ed25519.PublicKeySize)
+		}
 	}
 	if e.Type == TermBegun {
 		var t TermBegunData
@@ -213,22 +233,22 @@ func (a *Admission) admitDecision(e Event, r Record, size Seq, root func() (Dige
 }
 
 func (a *Admission) admitStream(e Event, size Seq, root func() (Digest, error)) (Admitted, error) {
-	var d StreamBegunData
-	if err := decodeBody(e.Data, &d); err != nil || d.Incarnation == "" {
+	d, err := DecodeStreamBegun(e)
+	if err != nil || d.Incarnation == "" {
 		return Admitted{Outcome: Refuse, Event: e, Reason: "stream-begin without an incarnation"}, nil
 	}
 	if d.Incarnation == a.state.Incarnation {
 		return Admitted{Outcome: Skip, Event: e, Reason: "this incarnation has begun"}, nil
 	}
 	if d.BaseSize != size {
-		return Admitted{Outcome: Gap, Event: e, Reason: fmt.Sprintf("stream begins at size %d, the ledger has %d", d.BaseSize, size)}, nil
+		return Admitted{Outcome: Gap, Halt: true, Event: e, Reason: fmt.Sprintf("stream begins at size %d, the ledger has %d", d.BaseSize, size)}, nil
 	}
 	have, err := root()
 	if err != nil {
 		return Admitted{}, fmt.Errorf("root at %d: %w", size, err)
 	}
 	if have != d.BaseRoot {
-		return Admitted{Outcome: Refuse, Event: e, Reason: fmt.Sprintf("stream begins on root %s, the ledger has %s at size %d", d.BaseRoot.Short(), have.Short(), size)}, nil
+		return Admitted{Outcome: Refuse, Halt: true, Event: e, Reason: fmt.Sprintf("stream begins on root %s, the ledger has %s at size %d", d.BaseRoot.Short(), have.Short(), size)}, nil
 	}
 	a.state.Incarnation = d.Incarnation
 	return Admitted{Outcome: Append, Event: e}, nil
