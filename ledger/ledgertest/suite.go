@@ -62,6 +62,7 @@ func testOutcomes(t *testing.T, s Store) {
 	stranger := NewCollector("west")
 	MustAppend(t, s, stream.Next(Opening(h, "one", "east")...)...)
 	east.Epoch = 1
+	east.Rewind(7)
 	early := east.Put("early", "1") // epoch 1 is not claimed yet
 	east.Epoch = 0
 	begin := east.Begin()
