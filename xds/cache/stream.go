@@ -65,6 +65,9 @@ type lane struct {
 	// there is something to compare them with; started says that was done.
 	first   map[string]string
 	started bool
+	// unanswered is what remains of first: versions of what is needed but has
+	// no answer of the live plane yet. Unknown is not gone.
+	unanswered map[string]string
 	// sent are the unanswered responses, oldest first.
 	sent []*response
 	// acked is the generation that was last acknowledged, nil if none was.
@@ -331,18 +334,20 @@ func (s *Stream) run() {
 			s.target = want
 		}
 		step := Next(s.facts(want))
+		if step.Settled {
+			s.finish(want)
+			if s.target != want {
+				// Before endpoints are sent: those of changed upstreams come
+				// after the upstreams.
+				s.target = want
+				continue
+			}
+		}
 		for _, x := range step.Send {
 			s.send(x, want)
 		}
 		if len(step.Send) > 0 {
 			continue
-		}
-		if step.Settled {
-			s.finish(want)
-			if s.target != want {
-				s.target = want
-				continue
-			}
 		}
 		s.settled = step.Settled && !refused && s.whole(want)
 		if behind := s.target != want; behind != s.behind {
@@ -378,7 +383,7 @@ func (s *Stream) facts(want *Generation) Facts {
 		}
 		to := s.towards(l, want).wire
 		if l.watch != nil && !l.started {
-			l.start(to)
+			l.start(s.towards(l, want))
 		}
 		if l.at != to && len(l.owed) == 0 {
 			d := s.cache.deltas.between(l.at, to, l.typ)
@@ -396,7 +401,8 @@ func (s *Stream) facts(want *Generation) Facts {
 }
 
 // start compares what the client said that it has with what it should have.
-func (l *lane) start(to *projector.Snapshot) {
+func (l *lane) start(g *Generation) {
+	to := g.wire
 	l.started = true
 	first := l.first
 	l.first = nil
@@ -422,10 +428,19 @@ func (l *lane) start(to *projector.Snapshot) {
 			l.owe(name) // it may be in the generation that the client is still at
 		}
 	}
-	for name := range first {
-		if _, ok := to.Get(l.typ, name); !ok {
-			l.linger(name)
+	for name, v := range first {
+		if _, ok := to.Get(l.typ, name); ok {
+			continue
 		}
+		if _, needed := g.Snapshot.Get(l.typ, name); !needed {
+			l.linger(name)
+			continue
+		}
+		if l.unanswered == nil {
+			l.unanswered = map[string]string{}
+		}
+		l.unanswered[name] = v
+		delete(l.owed, name)
 	}
 }
 
@@ -451,6 +466,12 @@ func (s *Stream) send(x Send, want *Generation) {
 		delete(l.lingering, c.name)
 		if !all && !l.subscribes(c.name) {
 			continue
+		}
+		if had, ok := l.unanswered[c.name]; ok {
+			delete(l.unanswered, c.name)
+			if r, _ := to.wire.Get(l.typ, c.name); version(r.Version) == had {
+				continue
+			}
 		}
 		names = append(names, c.name)
 		if !all {
