@@ -11,6 +11,12 @@ import (
 	"github.com/chancery-dev/chancery/projector/ir"
 )
 
+// SystemCAFile is where ClientTLS.SystemCA finds the system's trust anchors, as
+// Debian, Ubuntu and Envoy's own images have it. Envoy has a field for them
+// (system_root_certs) that it accepts and then verifies nothing; a file that is
+// missing it refuses.
+const SystemCAFile = "/etc/ssl/certs/ca-certificates.crt"
+
 const (
 	tlsSocket  = "envoy.transport_sockets.tls"
 	quicSocket = "envoy.transport_sockets.quic"
@@ -67,7 +73,7 @@ func clientTLS(t *ir.ClientTLS) (*corev3.TransportSocket, error) {
 			return nil, err
 		}
 		common.ValidationContextType = &tlsv3.CommonTlsContext_ValidationContext{ValidationContext: &tlsv3.CertificateValidationContext{
-			SystemRootCerts:           &tlsv3.CertificateValidationContext_SystemRootCerts{},
+			TrustedCa:                 file(SystemCAFile),
 			MatchTypedSubjectAltNames: sans,
 		}}
 	case len(t.SANs) > 0:

@@ -2,6 +2,7 @@ package envoy
 
 import (
 	"fmt"
+	"strconv"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -185,6 +186,9 @@ func healthChecks(u ir.Upstream) ([]*corev3.HealthCheck, error) {
 			Interval:           durationpb.New(h.Interval),
 			UnhealthyThreshold: positive32(max(h.Unhealthy, 1)),
 			HealthyThreshold:   positive32(max(h.Healthy, 1)),
+		}
+		if len(u.Health) > 1 { // Envoy wants to tell their statistics apart
+			hc.Name = strconv.Itoa(i)
 		}
 		switch {
 		case h.HTTP != nil && h.GRPC != nil:
