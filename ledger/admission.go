@@ -59,8 +59,10 @@ type Admitted struct {
 	Event   Event  // decoded, unless it could not be
 	Reason  string // why not appended
 	// WantEpoch and WantN say, on a Gap or a refused claim, which event of the
-	// cluster would be appended next.
+	// cluster would be appended next; with WantN 0 that is a claim.
 	WantEpoch, WantN uint64
+	// ByOther is set on a skipped claim of an epoch that another instance has.
+	ByOther bool
 	// Halt is set on a StreamBegun that the ledger cannot follow: it is shorter
 	// or longer than the base, or has another root there. Nothing after it may be
 	// consumed before that is mended.
@@ -285,7 +287,7 @@ func (a *Admission) admitCollected(e Event, r Record) (Admitted, error) {
 func (s *originState) advance(e Event, claim Type) Admitted {
 	answer := func(o Outcome, format string, args ...any) Admitted {
 		out := Admitted{Outcome: o, Event: e, Reason: fmt.Sprintf(format, args...), WantEpoch: s.Epoch, WantN: s.NextN}
-		if o == Refuse || s.Epoch == 0 {
+		if o == Refuse || s.Epoch == 0 || o == Gap && e.ID.Epoch > s.Epoch {
 			out.WantEpoch, out.WantN = s.Epoch+1, 0
 		}
 		return out
@@ -295,7 +297,9 @@ func (s *originState) advance(e Event, claim Type) Admitted {
 		case e.Type != claim:
 			return answer(Refuse, "epoch %d claimed by %s", e.ID.Epoch, e.Type)
 		case e.ID.Epoch <= s.Epoch:
-			return answer(Skip, "epoch %d is %s's", s.Epoch, s.Instance)
+			out := answer(Skip, "epoch %d is %s's", s.Epoch, s.Instance)
+			out.ByOther = e.ID.Instance != s.Instance
+			return out
 		case e.ID.Epoch > s.Epoch+1:
 			return answer(Refuse, "claims epoch %d, the last is %d", e.ID.Epoch, s.Epoch)
 		}

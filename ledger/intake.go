@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"errors"
 	"fmt"
 
 	"golang.org/x/mod/sumdb/tlog"
@@ -8,6 +9,10 @@ import (
 
 // MaxAppend is the most records that one call appends.
 const MaxAppend = 1000
+
+// ErrOtherRoot says that a ledger has another root at a size than it should, so
+// that two histories of one install exist.
+var ErrOtherRoot = errors.New("ledger has another root")
 
 // Incoming is one record as it came off the stream.
 type Incoming struct {
@@ -73,7 +78,8 @@ func Take(a *Admission, cursor Cursor, size Seq, stored tlog.HashReader, batch [
 	})
 	root := func() (Digest, error) { return Root(in.Size, hashes) }
 	for _, rec := range batch {
-		if rec.Incarnation != "" && rec.Incarnation == in.Cursor.Incarnation && rec.StreamSeq <= in.Cursor.StreamSeq {
+		live := rec.Incarnation != "" && rec.Incarnation == in.Admission.Incarnation()
+		if live && rec.Incarnation == in.Cursor.Incarnation && rec.StreamSeq <= in.Cursor.StreamSeq {
 			in.Results = append(in.Results, Result{Admitted: Admitted{Outcome: Skip, Reason: "consumed already"}, StreamSeq: rec.StreamSeq})
 			continue
 		}

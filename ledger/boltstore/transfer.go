@@ -216,8 +216,8 @@ func readBatch(r *bufio.Reader, n int) ([]ledger.Incoming, error) {
 
 // SetAside copies the records after base to a file beside the ledger and takes
 // them out of it, for a stream that begins anew at base. root is the root that
-// the ledger must have there; it refuses with ErrRange when it has another, for
-// then nothing says which of the two is right. It returns the file's path.
+// the ledger must have there; it refuses with ledger.ErrOtherRoot when it has
+// another, for then nothing says which of the two is right. It returns the file's path.
 func (s *Store) SetAside(ctx context.Context, base ledger.Seq, root ledger.Digest) (string, error) {
 	s.write.Lock()
 	defer s.write.Unlock()
@@ -227,7 +227,7 @@ func (s *Store) SetAside(ctx context.Context, base ledger.Seq, root ledger.Diges
 	case err != nil:
 		return "", err
 	case have != root:
-		return "", fmt.Errorf("set records after %d aside: %w: a root of %s there, it has %s", base, ErrRange, root.Short(), have.Short())
+		return "", fmt.Errorf("set records after %d aside: %w there: %s, want %s", base, ledger.ErrOtherRoot, have.Short(), root.Short())
 	case base == size:
 		return "", nil
 	}

@@ -33,15 +33,18 @@ type Trim struct {
 }
 
 // Resend asks for the events of the epoch from N on once more, in order, with
-// fresh message ids.
+// fresh message ids. A collector that has begun a newer epoch since publishes
+// that one's from its claim on.
 type Resend struct {
 	Epoch    uint64 `json:"epoch"`
 	Instance string `json:"instance"`
 	N        uint64 `json:"n"`
 }
 
-// Claim asks the collector to begin the given epoch: its last claim was of an
-// epoch that another has or that does not follow the recorded one.
+// Claim asks the collector to claim the given epoch: its claim is not recorded,
+// was of an epoch that another has, or of one that does not follow the recorded
+// one. A collector that has claimed just this epoch publishes it again from the
+// claim on.
 type Claim struct {
 	Epoch uint64 `json:"epoch"`
 }
