@@ -173,7 +173,7 @@ func full() config {
 						},
 					},
 					{Name: "datadog", ServerNames: []string{"d.example"}, TLSOnly: true, TLS: plainTLS, HTTP: &ir.HTTP{
-						Routes: "plain", Filters: grpcAuth, HeaderCases: []string{"X-Case"}, EscapedSlashes: "unescape-forward",
+						Routes: "plain", Filters: grpcAuth, LocalReplies: replies, HeaderCases: []string{"X-Case"}, EscapedSlashes: "unescape-forward",
 						Tracing: &ir.Tracing{Upstream: "traces", Driver: "datadog", ServiceName: "shop", Client: 100, Random: 100, Overall: 100},
 					}},
 					{Name: "otel", ServerNames: []string{"o.example"}, TLSOnly: true, TLS: plainTLS, HTTP: &ir.HTTP{

@@ -73,6 +73,9 @@ func connectionManager(h *ir.HTTP) (*hcmv3.HttpConnectionManager, error) {
 	if m.Tracing, err = tracing(h.Tracing); err != nil {
 		return nil, fmt.Errorf("tracing: %w", err)
 	}
+	if h.RouteReplies {
+		return m, nil // they are in the filter then: Envoy's own means would have the last word over routes
+	}
 	if m.LocalReplyConfig, err = localReplies(h.LocalReplies); err != nil {
 		return nil, err
 	}
@@ -166,7 +169,14 @@ func filters(m *hcmv3.HttpConnectionManager, h *ir.HTTP) error {
 		}
 	}
 	if h.RouteReplies {
-		if err := add(namedFilter(customResponseFilter, &customresponsev3.CustomResponse{})); err != nil {
+		replies := &customresponsev3.CustomResponse{}
+		if len(h.LocalReplies) > 0 {
+			var err error
+			if replies, err = replyMatcher(h.LocalReplies); err != nil {
+				return err
+			}
+		}
+		if err := add(namedFilter(customResponseFilter, replies)); err != nil {
 			return err
 		}
 	}

@@ -46,8 +46,9 @@ func localReplies(rs []ir.LocalReply) (*hcmv3.LocalReplyConfig, error) {
 	return out, nil
 }
 
-// replyMatcher replaces replies on one route. Envoy has no such thing for its
-// own replies alone: replies of the upstream with the status are replaced too.
+// replyMatcher replaces replies on one route, or on a chain whose routes have
+// their own. Envoy has no such thing for its own replies alone: replies of the
+// upstream with the status are replaced too.
 func replyMatcher(rs []ir.LocalReply) (*customresponsev3.CustomResponse, error) {
 	byStatus := map[string]*xdsmatcherv3.Matcher_OnMatch{}
 	for _, r := range rs {
