@@ -359,7 +359,8 @@ func (c *Core) onBehind(last uint64, want Position) {
 		return // nothing is missing
 	}
 	made := want.Epoch < c.epoch || want.Epoch == c.epoch && want.N < c.next
-	kept := c.oldest != (Position{}) && want.Compare(c.oldest) >= 0 && want.Compare(c.trimmed) > 0
+	kept := c.oldest != (Position{}) && want.Compare(c.trimmed) > 0 &&
+		(want.Compare(c.oldest) >= 0 || want == Position{c.trimmed.Epoch, c.trimmed.N + 1})
 	if made && kept {
 		r := &c.resend
 		if r.want != want {

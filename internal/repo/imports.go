@@ -14,6 +14,9 @@ var may = map[string][]string{
 	"collector/kube":   {"collector", "ledger", "api/..."},
 	"collector/outbox": {"collector", "ledger"},
 	"collector/status": {"collector", "ledger", "projector", "api/..."},
+	"collector/stream": {"collector", "ledger", "ledger/natsstream"},
+
+	"collector/collectortest": {"collector", "ledger"},
 
 	"projector":          {"ledger", "projector/ir"},
 	"projector/emissary": {"ledger", "projector", "projector/ir", "api/..."},
@@ -44,7 +47,7 @@ var may = map[string][]string{
 }
 
 // testOnly lists the packages that only tests, and other packages of the kind, may import.
-var testOnly = []string{"ledger/ledgertest", "internal/testbed", "internal/corpus", "internal/repo"}
+var testOnly = []string{"ledger/ledgertest", "collector/collectortest", "internal/testbed", "internal/corpus", "internal/repo"}
 
 // Imports returns a problem for each import of ours that the map does not allow.
 func Imports(files []File) []Problem {
