@@ -15,6 +15,7 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 	statuspb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc"
@@ -38,12 +39,35 @@ type fixture struct {
 	*cache.Cache
 	socket   string
 	verdicts chan projector.Verdict
+	metrics  *prometheus.Registry
 	stop     func()
+}
+
+// counted returns how many responses the fixture's cache has sent.
+func counted(tb testing.TB, f *fixture) (n float64) {
+	tb.Helper()
+	families, err := f.metrics.Gather()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	for _, family := range families {
+		if family.GetName() == "chancery_xds_responses_total" {
+			for _, m := range family.GetMetric() {
+				n += m.GetCounter().GetValue()
+			}
+		}
+	}
+	return n
 }
 
 func serve(tb testing.TB, opts cache.Options) *fixture {
 	tb.Helper()
-	f := &fixture{verdicts: make(chan projector.Verdict, 1000)}
+	f := &fixture{verdicts: make(chan projector.Verdict, 1000), metrics: prometheus.NewRegistry()}
+	m, err := cache.NewMetrics(f.metrics)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	opts.Metrics = m
 	opts.OnVerdict = func(v projector.Verdict) { f.verdicts <- v }
 	f.Cache = cache.New(opts)
 	dir, err := os.MkdirTemp("", "xds") // t.TempDir may be too long for a socket
