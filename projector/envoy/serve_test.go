@@ -34,13 +34,19 @@ type proxy struct {
 // run starts an Envoy with the configuration and waits until it listens.
 func run(t *testing.T, c config) *proxy {
 	t.Helper()
+	return start(t, len(c.Listeners), func(a envoy.Admin) []byte { return static(t, c, envoy.StaticOptions{Admin: a}) })
+}
+
+// start starts an Envoy and waits until it is live with so many listeners.
+func start(t *testing.T, listeners int, bootstrap func(envoy.Admin) []byte) *proxy {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "envoy") // short: a socket's path has little room
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	socket, path := filepath.Join(dir, "admin"), filepath.Join(dir, "bootstrap.json")
-	if err := os.WriteFile(path, static(t, c, envoy.StaticOptions{Admin: envoy.Admin{Socket: socket}}), 0o600); err != nil {
+	if err := os.WriteFile(path, bootstrap(envoy.Admin{Socket: socket}), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	id := int(int64(os.Getpid()%100_000)*100 + baseID.Add(1))
@@ -74,13 +80,46 @@ func run(t *testing.T, c config) *proxy {
 	deadline := time.Now().Add(60 * time.Second)
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	for ; len(p.ports) < len(c.Listeners); <-tick.C {
+	for ; len(p.ports) < listeners; <-tick.C {
 		if time.Now().After(deadline) {
 			t.Fatalf("envoy does not listen: %v", p.ports)
 		}
 		p.listeners()
 	}
 	return p
+}
+
+// TestTasterRuns: an Envoy with what is tasted becomes live and binds nothing
+// but loopback, though the ports are those of a running one.
+func TestTasterRuns(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	c := full()
+	c.Listeners[0].Port = uint32(taken.Addr().(*net.TCPAddr).Port)
+	second := c.Listeners[2]
+	second.Name, second.Port = "quic-2", 18444
+	c.Listeners = append(c.Listeners, second)
+	updates, err := write(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if updates, err = envoy.Tasteable(updates); err != nil {
+		t.Fatal(err)
+	}
+	_, secrets := live(c)
+	p := start(t, len(c.Listeners), func(a envoy.Admin) []byte {
+		b, err := envoy.BootstrapStatic(projector.EmptySnapshot().With(updates), nil, secrets, envoy.StaticOptions{Admin: a})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return withSystemCA(t, b)
+	})
+	if p.ports["web-quic-8443"] == 18443 || p.ports["quic-2"] == 18444 {
+		t.Errorf("the taster binds the ports of the served: %v", p.ports)
+	}
 }
 
 func (p *proxy) get(path string) (string, error) {

@@ -85,7 +85,10 @@ type HTTP struct {
 	Upgrades             []string
 	AltSvc               string // value of the alt-svc header to add, "" for none
 	LocalReplies         []LocalReply
-	RouteReplies         bool // routes of the table have LocalReplies of their own
+	// RouteReplies is whether routes of the table have LocalReplies of their
+	// own. All replies on the chain then replace an upstream's of the same
+	// status too, for the proxy cannot tell them apart there.
+	RouteReplies bool
 }
 
 // ClientCertDetails says which parts of a client certificate are passed on.
