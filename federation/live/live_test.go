@@ -576,6 +576,68 @@ func TestCertificateLife(t *testing.T) {
 	}
 }
 
+// TestNeverWithoutCertificate rotates, breaks and deletes a Secret at random.
+// Whatever is served works, and once something is served it goes away only
+// when the Secret has been gone for a day.
+func TestNeverWithoutCertificate(t *testing.T) {
+	const hour = time.Hour
+	var pool []pair
+	for _, s := range []spec{
+		{dns: []string{"web.example"}, end: 30 * hour}, {dns: []string{"web.example"}, end: 100 * hour},
+		{dns: []string{"*.example"}, from: 20 * hour, end: 200 * hour}, {dns: []string{"other"}, end: 300 * hour},
+	} {
+		pool = append(pool, issue(t, s))
+	}
+	pool = append(pool, pair{pool[0].cert, pool[1].key}, pair{pool[0].cert, nil}, pair{[]byte("x"), pool[1].key})
+	const whole = 4 // of the pool; the others can never be served
+	rapid.Check(t, func(t *rapid.T) {
+		p := live.NewPlane()
+		need := certNeed("web.example")
+		p.SetNeeds(live.Needs{Secrets: []ir.SecretRef{need}})
+		now := epoch
+		var gone time.Time
+		var before live.Secret
+		served := false
+		for range rapid.IntRange(1, 30).Draw(t, "steps") {
+			now = now.Add(time.Duration(rapid.IntRange(0, 30).Draw(t, "hours")) * hour)
+			i := rapid.IntRange(-1, len(pool)-1).Draw(t, "pair") // -1: deleted
+			stale := rapid.IntRange(0, 4).Draw(t, "stale") == 0
+			objects := []live.Object{service(t, "web")}
+			if i >= 0 {
+				objects = append(objects, tlsSecret(t, pool[i]))
+			}
+			p.SetObjects("east", objects, stale)
+			got, ok := p.Answers(now).Secrets[need.Name]
+			switch {
+			case i >= 0 || stale:
+				gone = time.Time{}
+			case gone.IsZero():
+				gone = now
+			}
+			if served && !ok && (gone.IsZero() || now.Sub(gone) < live.KeepDeleted) {
+				t.Fatalf("nothing is served at %s, and %s was", now, before)
+			}
+			if i >= 0 && i < whole && !ok {
+				t.Fatal("nothing is served, and the Secret is whole")
+			}
+			if ok {
+				c := got.Reveal()
+				at := slices.IndexFunc(pool[:whole], func(p pair) bool { return bytes.Equal(p.cert, c.Chain) && bytes.Equal(p.key, c.Key) })
+				if at < 0 {
+					t.Fatalf("what is served is none of the certificates with its key: %s", got)
+				}
+				good := func(s live.Secret) bool {
+					return now.Before(s.NotAfter) && !now.Before(s.NotBefore) && s.SANs[0] != "other"
+				}
+				if served && good(before) && !good(got) {
+					t.Fatalf("%s was good and was replaced by %s", before, got)
+				}
+			}
+			before, served = got, ok
+		}
+	})
+}
+
 func TestHostsChange(t *testing.T) {
 	a := issue(t, spec{dns: []string{"a.example"}, end: 2 * year})
 	both := issue(t, spec{dns: []string{"a.example", "b.example"}, end: year})

@@ -66,6 +66,7 @@ type place struct {
 // cluster is what is known of one cluster.
 type cluster struct {
 	trouble string // why it is not read now, "" when it is
+	view    uint64 // counts the views
 	objects map[ref]*entry
 	// Services to the objects that list their addresses.
 	slices   map[place]map[ref]*entry
@@ -79,6 +80,7 @@ type entry struct {
 	data   map[string][]byte // of a Secret
 	broken bool              // it could never be read
 	at     []place           // the Services that the slices are for
+	view   uint64            // the newest view that it was in
 }
 
 // held is what is served for a SecretRef, and since when its Secret is gone.
@@ -334,23 +336,25 @@ func (p *Plane) SetObjects(name ledger.ClusterName, objects []Object, stale bool
 		p.clusters[name] = c
 		p.touchAll(name)
 	}
-	seen := make(map[ref]bool, len(objects))
+	c.view++
+	before, seen := len(c.objects), 0
 	for _, o := range objects {
 		switch o.Kind {
 		case kindService, kindSlice, kindEndpoints, kindSecret:
-			seen[o.ref()] = true
-			p.setObject(name, c, o)
+			if p.setObject(name, c, o) {
+				seen++
+			}
 		}
 	}
 	trouble := ""
 	switch {
 	case stale:
 		trouble = "it cannot be read completely now; what was last read of it is being served"
-	case len(seen) == 0 && len(c.objects) > 0:
+	case seen == 0 && before > 0:
 		trouble = "it suddenly holds no object at all; what was last read of it is being served"
-	default:
-		for r := range c.objects {
-			if !seen[r] {
+	case seen < len(c.objects):
+		for r, e := range c.objects {
+			if e.view != c.view {
 				p.deleteObject(name, c, r)
 			}
 		}
@@ -375,13 +379,17 @@ func (p *Plane) touchAll(name ledger.ClusterName) {
 	}
 }
 
-func (p *Plane) setObject(name ledger.ClusterName, c *cluster, o Object) {
+// setObject takes an object in and reports whether it is the first of its name
+// in the view.
+func (p *Plane) setObject(name ledger.ClusterName, c *cluster, o Object) bool {
 	r := o.ref()
 	old := c.objects[r]
+	first := old == nil || old.view != c.view
 	if old != nil && equal(old.object, o) {
-		return
+		old.view = c.view
+		return first
 	}
-	e := &entry{object: o}
+	e := &entry{object: o, view: c.view}
 	var err error
 	switch o.Kind {
 	case kindSlice:
@@ -429,6 +437,7 @@ func (p *Plane) setObject(name ledger.ClusterName, c *cluster, o Object) {
 		c.slices[at][r] = e
 	}
 	p.touch(name, r, e)
+	return first
 }
 
 func (p *Plane) deleteObject(name ledger.ClusterName, c *cluster, r ref) {
