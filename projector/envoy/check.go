@@ -66,11 +66,9 @@ func (c *Checker) Apply(updates []projector.Update) {
 		if (before == nil) != (after == nil) {
 			maps.Copy(dirty, c.users[at])
 		}
+		c.relink(at, before, after)
 		if before != nil {
 			delete(c.facts, at)
-			for _, r := range before.refs {
-				unlink(c.users, r, at)
-			}
 			if before.address != "" {
 				unlink(c.bound, before.address, at)
 				maps.Copy(dirty, c.bound[before.address])
@@ -78,9 +76,6 @@ func (c *Checker) Apply(updates []projector.Update) {
 		}
 		if after != nil {
 			c.facts[at] = after
-			for _, r := range after.refs {
-				link(c.users, r, at)
-			}
 			if after.address != "" {
 				maps.Copy(dirty, c.bound[after.address])
 				link(c.bound, after.address, at)
@@ -92,6 +87,30 @@ func (c *Checker) Apply(updates []projector.Update) {
 			c.problems[at] = ps
 		} else {
 			delete(c.problems, at)
+		}
+	}
+}
+
+// relink makes at a user of what after refers to, and of nothing else that
+// before did. Both lists are in order.
+func (c *Checker) relink(at Ref, before, after *facts) {
+	var from, to []Ref
+	if before != nil {
+		from = before.refs
+	}
+	if after != nil {
+		to = after.refs
+	}
+	for len(from) > 0 || len(to) > 0 {
+		switch {
+		case len(to) == 0 || len(from) > 0 && from[0].Compare(to[0]) < 0:
+			unlink(c.users, from[0], at)
+			from = from[1:]
+		case len(from) == 0 || to[0].Compare(from[0]) < 0:
+			link(c.users, to[0], at)
+			to = to[1:]
+		default:
+			from, to = from[1:], to[1:]
 		}
 	}
 }
@@ -184,9 +203,13 @@ func read(r projector.Resource, t projector.ResourceType, before *facts) (*facts
 }
 
 func readTable(r projector.Resource, before *facts) (*facts, error) {
-	f := &facts{hosts: map[[sha256.Size]byte]*hostFacts{}}
-	names := map[string]bool{}
-	owners := map[string]string{} // domain → virtual host
+	size := 0
+	if before != nil {
+		size = len(before.hosts)
+	}
+	f := &facts{hosts: make(map[[sha256.Size]byte]*hostFacts, size), refs: make([]Ref, 0, size)}
+	names := make(map[string]bool, size)
+	owners := make(map[string]string, size) // domain → virtual host
 	err := eachHost(r.Bytes, func(b []byte) error {
 		key := sha256.Sum256(b)
 		var h *hostFacts

@@ -2,6 +2,7 @@ package envoy_test
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"fmt"
 	"slices"
 	"strings"
@@ -126,5 +127,34 @@ func TestSentinelHash(t *testing.T) {
 	}
 	if _, err := envoy.VirtualHost(ir.VirtualHost{Name: envoy.SentinelName, Domains: []string{"a"}}); err == nil {
 		t.Error("a virtual host may call itself the sentinel")
+	}
+}
+
+// TestDocumentedBytes pins what docs/format/snapshot.md draws.
+func TestDocumentedBytes(t *testing.T) {
+	host, err := envoy.VirtualHost(ir.VirtualHost{Name: "h", Domains: []string{"d"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := fmt.Sprintf("% X", envoy.RouteTable("t", [][]byte{host}, false, 70000).Bytes)
+	if want := "0A 01 74 12 06 0A 01 68 12 01 64 3A 00 5A 04 08 F0 A2 04"; got != want {
+		t.Errorf("a route table is %s, want %s", got, want)
+	}
+	empty := projector.EmptySnapshot()
+	if got := empty.Fingerprint().String(); len(empty.Manifest()) != 1 || got != "sha256:4bf5122f344554c53bde2ebb8cd2b7e3d1600ad631c385a5d7cce23c7785459a" {
+		t.Errorf("the empty snapshot is %s, manifest %x", got, empty.Manifest())
+	}
+	r := projector.NewResource("t", []byte("bytes"))
+	s := empty.With([]projector.Update{{Type: projector.Routes, Name: "t", Resource: &r}})
+	for c := range s.Chunks() {
+		if got, want := fmt.Sprintf("% X", c.Encode()), "01 74 05 62 79 74 65 73"; got != want {
+			t.Errorf("a chunk is %s, want %s", got, want)
+		}
+		entry := sha256.Sum256([]byte("t"))
+		digest := sha256.Sum256(append([]byte{1, 't'}, r.Version[:]...))
+		want := append([]byte{1, byte(projector.Routes), entry[0]}, digest[:]...)
+		if !bytes.Equal(s.Manifest(), want) {
+			t.Errorf("the manifest is %x, want %x", s.Manifest(), want)
+		}
 	}
 }
