@@ -248,8 +248,8 @@ func readHead(read *bufio.Reader) (head []byte, spelling []string, err error) {
 }
 
 func (r request) http2(ctx context.Context, conn net.Conn, timeout time.Duration, out *response) {
-	transport := &http2.Transport{AllowHTTP: true, DisableCompression: true}
-	client, err := transport.NewClientConn(conn)
+	//nolint:staticcheck // net/http speaks HTTP/2 only on what it dialled or negotiated itself
+	client, err := (&http2.Transport{AllowHTTP: true, DisableCompression: true}).NewClientConn(conn)
 	if err != nil {
 		out.err = "closed"
 		return

@@ -128,11 +128,8 @@ func (s *Stage) cluster(c *clusterv3.Cluster) error {
 }
 
 func asksDNS(c *clusterv3.Cluster) bool {
-	switch c.GetType() {
-	case clusterv3.Cluster_STRICT_DNS, clusterv3.Cluster_LOGICAL_DNS:
-		return true
-	}
-	return strings.Contains(c.GetClusterType().GetName(), "dns")
+	return c.GetType() == clusterv3.Cluster_STRICT_DNS || c.GetType() == clusterv3.Cluster_LOGICAL_DNS ||
+		strings.Contains(c.GetClusterType().GetName(), "dns")
 }
 
 func (s *Stage) endpoints(a *endpointv3.ClusterLoadAssignment) error {

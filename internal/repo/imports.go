@@ -30,7 +30,7 @@ var may = map[string][]string{
 	"federation/hub":  {"federation", "ledger/...", "projector/...", "api/..."},
 	"federation/live": {"federation", "ledger", "projector", "projector/ir", "api/..."},
 
-	"xds":         {"xds/cache", "ledger", "projector", "projector/envoy", "projector/shelf"},
+	"xds":         {"xds/cache", "ledger", "projector", "projector/ir", "projector/envoy", "projector/shelf"},
 	"xds/cache":   {"ledger", "projector"},
 	"xds/process": {},
 	"xds/taste":   {"xds", "xds/cache", "xds/process", "ledger", "projector", "projector/ir", "projector/envoy"},
