@@ -89,11 +89,12 @@ type Verdict struct {
 	Fingerprint projector.Fingerprint `json:"fingerprint"`
 	Result      VerdictResult         `json:"result"`
 	Envoys      int                   `json:"envoys"` // that answered so
-	// Edge, Node, Resources and Message are of the first refusal.
-	Edge      string   `json:"edge,omitempty"`
-	Node      string   `json:"node,omitempty"`
-	Resources []string `json:"resources,omitempty"`
-	Message   string   `json:"message,omitempty"`
+	// Edge, Node, Type, Resources and Message are of the first refusal.
+	Edge      string                 `json:"edge,omitempty"`
+	Node      string                 `json:"node,omitempty"`
+	Type      projector.ResourceType `json:"type,omitempty"`
+	Resources []string               `json:"resources,omitempty"`
+	Message   string                 `json:"message,omitempty"`
 }
 
 // VerdictResult is the outcome of a head on a ring.

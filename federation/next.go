@@ -1,7 +1,6 @@
 package federation
 
 import (
-	"fmt"
 	"time"
 
 	"github.com/chancery-dev/chancery/ledger"
@@ -163,8 +162,8 @@ func nacked(f *FleetState, in Inputs) *Verdict {
 		return nil
 	}
 	v := f.verdictOf(ResultNacked)
-	v.Envoys, v.Edge, v.Node, v.Resources = 1, n.Edge, n.Node, n.Resources
-	v.Message = fmt.Sprintf("%s: %s", n.Type, n.Message)
+	v.Envoys, v.Edge, v.Node = 1, n.Edge, n.Node
+	v.Type, v.Resources, v.Message = n.Type, n.Resources, n.Message
 	return &v
 }
 

@@ -90,4 +90,6 @@ type Result struct {
 	// Kept names the version that is served of every rejected object that had
 	// a last good one.
 	Kept map[ledger.ObjectKey]ledger.Digest
+	// Routes counts the routes in the snapshot, sentinels not included.
+	Routes int
 }

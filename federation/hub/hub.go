@@ -1,0 +1,690 @@
+package hub
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/chancery-dev/chancery/federation"
+	"github.com/chancery-dev/chancery/ledger"
+	"github.com/chancery-dev/chancery/projector"
+	"github.com/chancery-dev/chancery/projector/compile"
+)
+
+// Ledger is the record that the hub follows.
+type Ledger interface {
+	Size() ledger.Seq
+	// Read returns at most limit records from position from on, in order.
+	Read(from ledger.Seq, limit int) ([]ledger.Entry, error)
+	// Updated returns a channel that is closed when the ledger grows.
+	Updated() <-chan struct{}
+}
+
+// Publisher puts decisions into the stream, all or none and in order. An error
+// leaves open whether they are there.
+type Publisher interface {
+	PublishDecisions(ctx context.Context, ds []Published) error
+}
+
+// Published is one encoded and signed decision.
+type Published struct {
+	Record  ledger.Record
+	Subject string
+}
+
+// Taster tells what a resident Envoy makes of a snapshot.
+type Taster interface {
+	// Version names the Envoy.
+	Version() string
+	// Taste returns nil when the Envoy takes the snapshot, else what it refused.
+	// An error means that it could not be asked.
+	Taste(ctx context.Context, s *projector.Snapshot) (*Refusal, error)
+}
+
+// Refusal is what an Envoy refused.
+type Refusal struct {
+	Type      projector.ResourceType
+	Resources []string // names in the refused response, empty when not known
+	Message   string
+}
+
+// Shelf keeps snapshots for edges to fetch.
+type Shelf interface {
+	Put(s *projector.Snapshot) error
+	Get(f projector.Fingerprint) (*projector.Snapshot, error)
+}
+
+// Config is what a hub needs. All fields but Taster are required.
+type Config struct {
+	Instance  string // names this process in ids; unique for each start
+	Build     string // version of the compiler, recorded with candidates
+	Key       ed25519.PrivateKey
+	Fleet     ledger.FleetName
+	Settings  federation.Settings
+	Sites     []ledger.SiteAddedData
+	Ledger    Ledger
+	Publisher Publisher
+	Shelf     Shelf
+	Taster    Taster // nil: the first ring is the first taste
+	// Announce is called with each head that is recorded, in order. It must
+	// not block.
+	Announce func(projector.SignedHead)
+	// Incarnation returns the incarnation of the stream that is consumed, and
+	// "" while there is none.
+	Incarnation func() string
+	Logger      *slog.Logger
+	Metrics     *Metrics
+}
+
+// Hub runs the decision-maker of an install. Use New.
+type Hub struct {
+	cfg Config
+	log *slog.Logger
+
+	// Owned by the goroutine of Run.
+	state      *federation.State
+	projection *projector.Projection
+	compiler   *compile.Compiler
+	author     *federation.Author
+	awaiting   uint64      // the N that the ledger must reach before the next decision, 0 for none
+	unsent     []Published // not acknowledged by the stream yet
+	publishing bool
+	retryAt    time.Time
+	dirty      bool // changed since the newest compile
+	compiled   *federation.Compiled
+	snapshot   *projector.Snapshot // of compiled
+	observed   time.Time           // of the first change since the newest candidate
+	fenced     bool                // another hub decides
+	good       *goodVersions
+	overlay    projector.Overlay
+	refused    int // how many refusals the overlay has
+	tastes     map[projector.Fingerprint]federation.Taste
+	tasting    projector.Fingerprint
+	edges      map[string]federation.SeenEdge
+	servedAt   time.Time
+	servedGen  uint64
+	announced  uint64
+	syncSince  time.Time
+	waiters    []waiter
+	extra      []federation.Decision // due before the rollout's
+
+	commands chan command
+	inspect  chan func(Inside)
+	statuses chan federation.EdgeStatus
+	tasted   chan tasteDone
+	sent     chan error
+}
+
+type tasteDone struct {
+	fingerprint projector.Fingerprint
+	taste       federation.Taste
+	refusal     *Refusal
+	searched    bool // for culprits
+	err         error
+}
+
+// New returns a hub.
+func New(cfg Config) *Hub {
+	h := &Hub{
+		cfg: cfg, log: cfg.Logger,
+		tastes:   map[projector.Fingerprint]federation.Taste{},
+		edges:    map[string]federation.SeenEdge{},
+		commands: make(chan command),
+		inspect:  make(chan func(Inside)),
+		statuses: make(chan federation.EdgeStatus, 256),
+		tasted:   make(chan tasteDone, 1),
+		sent:     make(chan error, 1),
+	}
+	return h
+}
+
+// Status takes what an edge says of itself. It drops the status when the hub
+// is far behind; the edge says it again.
+func (h *Hub) Status(s federation.EdgeStatus) {
+	select {
+	case h.statuses <- s:
+	default:
+	}
+}
+
+// readBatch bounds how many records are folded before the hub looks up.
+const readBatch = 2000
+
+// Run folds the ledger and decides until ctx ends. It returns an error when it
+// cannot go on.
+func (h *Hub) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if err := h.open(); err != nil {
+		return err
+	}
+	for {
+		updated := h.cfg.Ledger.Updated()
+		more, err := h.fold()
+		if err != nil {
+			return err
+		}
+		now := time.Now()
+		h.compile(ctx, now)
+		if err := h.decide(ctx, now); err != nil {
+			return err
+		}
+		if more {
+			continue
+		}
+		timer := time.NewTimer(h.wake(now))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			h.drain()
+			return nil
+		case <-updated:
+		case s := <-h.statuses:
+			h.takeStatus(s)
+		case c := <-h.commands:
+			h.take(c)
+		case look := <-h.inspect:
+			look(h.inside(now))
+		case t := <-h.tasted:
+			h.takeTaste(ctx, t)
+		case err := <-h.sent:
+			h.takeSent(err)
+		case <-timer.C:
+		}
+		timer.Stop()
+	}
+}
+
+// drain waits for what Run started.
+func (h *Hub) drain() {
+	if h.publishing {
+		<-h.sent
+	}
+	if !h.tasting.IsZero() {
+		<-h.tasted
+	}
+	for _, w := range h.waiters {
+		w.reply <- reply{err: errors.New("the hub is stopping; the decision may have been recorded, see chancery history")}
+	}
+}
+
+// wake returns how long Run may sleep when nothing happens.
+func (h *Hub) wake(now time.Time) time.Duration {
+	d := time.Second
+	f := h.state.Fleet(h.cfg.Fleet)
+	if due := f.SoakDue(h.state, h.answers(now)); !due.IsZero() {
+		d = min(d, due.Sub(now))
+	}
+	if len(h.unsent) > 0 && !h.publishing {
+		d = min(d, h.retryAt.Sub(now))
+	}
+	return max(d, time.Millisecond)
+}
+
+// open folds what the ledger holds, and brings compiler and last good versions
+// to where they were.
+func (h *Hub) open() error {
+	size := h.cfg.Ledger.Size()
+	state := federation.NewState()
+	if err := h.each(1, size, func(seq ledger.Seq, e ledger.Event, r ledger.Record) error {
+		return state.Apply(seq, e, r.Event)
+	}); err != nil {
+		return err
+	}
+	settings := h.cfg.Settings
+	if state.Settings != nil {
+		settings = *state.Settings
+	}
+	f := state.Fleet(h.cfg.Fleet)
+	h.state = state
+	h.good = newGoodVersions()
+	var at ledger.Seq
+	if r := f.Revision(f.LastGood); r != nil {
+		at = r.Seq
+		c, p, err := h.compileAt(r)
+		if err != nil {
+			return err
+		}
+		h.compiler, h.projection = c.compiler, p
+		h.good.restore(c.compiler, p, c.kept)
+		if c.fingerprint != r.Fingerprint {
+			h.log.Info("this build compiles the last good revision to other bytes", "revision", r.Candidate.Revision, "recorded", r.Fingerprint.Short(), "now", c.fingerprint.Short())
+		}
+	} else {
+		h.compiler, h.projection = compile.New(settings.Compile), projector.NewProjection()
+	}
+	h.compiler.SetSettings(settings.Compile)
+	h.overlay = projector.Overlay{LastGood: h.good.objects, Refused: f.Refused}
+	h.refused = len(f.Refused)
+	h.compiler.SetOverlay(h.overlay)
+	if err := h.each(at+1, size, func(seq ledger.Seq, e ledger.Event, _ ledger.Record) error {
+		return h.project(seq, e)
+	}); err != nil {
+		return err
+	}
+	h.dirty = true
+	h.announced = 0
+	return nil
+}
+
+// each decodes the records from..to of the ledger.
+func (h *Hub) each(from, to ledger.Seq, f func(ledger.Seq, ledger.Event, ledger.Record) error) error {
+	for from <= to {
+		entries, err := h.cfg.Ledger.Read(from, int(min(to-from+1, readBatch)))
+		if err != nil {
+			return err
+		}
+		if len(entries) == 0 {
+			return fmt.Errorf("ledger has %d records, record %d cannot be read; run chancery verify", to, from)
+		}
+		for _, r := range entries {
+			e, err := ledger.DecodeEvent(r.Record.Event)
+			if err != nil {
+				return fmt.Errorf("event %d: %w", r.Seq, err)
+			}
+			if err := f(r.Seq, e, r.Record); err != nil {
+				return err
+			}
+		}
+		from += ledger.Seq(len(entries))
+	}
+	return nil
+}
+
+// fold takes in what was recorded since the last call, at most readBatch
+// records, and reports whether there is more.
+func (h *Hub) fold() (bool, error) {
+	size := h.cfg.Ledger.Size()
+	to := min(size, h.state.Seq+readBatch)
+	err := h.each(h.state.Seq+1, to, func(seq ledger.Seq, e ledger.Event, r ledger.Record) error {
+		if err := h.state.Apply(seq, e, r.Event); err != nil {
+			return err
+		}
+		if err := h.project(seq, e); err != nil {
+			return err
+		}
+		h.observe(seq, e, r)
+		return nil
+	})
+	return to < size, err
+}
+
+func (h *Hub) project(seq ledger.Seq, e ledger.Event) error {
+	changes, err := h.projection.Apply(seq, e)
+	if err != nil {
+		return err
+	}
+	if len(changes) > 0 {
+		h.compiler.Apply(changes)
+		h.good.touch(changes)
+		h.dirty = true
+		if h.observed.IsZero() {
+			h.observed = e.Time
+		}
+	}
+	return nil
+}
+
+// observe does what a newly recorded event asks for.
+func (h *Hub) observe(seq ledger.Seq, e ledger.Event, r ledger.Record) {
+	h.cfg.Metrics.event(e)
+	if !e.Type.IsDecision() {
+		return
+	}
+	f := h.state.Fleet(h.cfg.Fleet)
+	switch e.Type.Decision() {
+	case "stream-begin":
+		// What was on its way may be lost with the old stream: begin a new term.
+		h.author, h.awaiting, h.unsent = nil, 0, nil
+		for i := range h.waiters {
+			h.waiters[i].sent = false
+		}
+	case "term":
+		if h.author != nil && (e.ID.Instance != h.cfg.Instance || e.ID.Epoch != h.author.Term) {
+			h.log.Warn("another hub has begun a newer term; this one follows now", "term", e.ID.Epoch, "instance", e.ID.Instance)
+			h.fenced, h.author, h.awaiting, h.unsent = true, nil, 0, nil
+			h.failWaiters(errors.New("another hub decides now; send the command there"))
+		}
+	case projector.HeadDecision:
+		head, err := projector.OpenHead(r, seq, h.cfg.Key.Public().(ed25519.PublicKey))
+		if err != nil {
+			h.log.Error("recorded head cannot be opened", "seq", seq, "err", err)
+			return
+		}
+		if head.Head.Generation == f.Head.Generation && f.HeadSeq == seq {
+			h.announce(head)
+		}
+	case federation.VerdictDecision:
+		h.blame(f)
+		h.good.promote(f.LastGood)
+		h.syncOverlay(f)
+	case federation.TasteDecision:
+		h.syncOverlay(f)
+	case federation.SettingsDecision:
+		h.compiler.SetSettings(h.state.Settings.Compile)
+		h.dirty = true
+	case projector.ConfirmDecision, federation.ConsentDecision, federation.ReleaseDecision, federation.HoldDecision:
+		// The next step looks at them.
+	}
+	if h.author != nil && e.ID.Epoch == h.author.Term && e.ID.Instance == h.cfg.Instance && e.Type != ledger.StreamBegun {
+		h.recorded(seq, e)
+	}
+}
+
+func (h *Hub) syncOverlay(f *federation.FleetState) {
+	if h.good.changed || len(f.Refused) != h.refused {
+		h.good.changed, h.refused = false, len(f.Refused)
+		h.overlay = projector.Overlay{LastGood: h.good.objects, Refused: f.Refused}
+		h.compiler.SetOverlay(h.overlay)
+		h.dirty = true
+	}
+}
+
+func (h *Hub) announce(head projector.SignedHead) {
+	if head.Head.Generation <= h.announced {
+		return
+	}
+	h.announced = head.Head.Generation
+	h.cfg.Announce(head)
+	h.log.Info("head", "fleet", head.Head.Fleet, "revision", head.Head.Revision, "generation", head.Head.Generation, "why", head.Head.Why, "fingerprint", head.Head.Fingerprint.Short())
+}
+
+// firstSyncLimit bounds how long the first compile waits for a site's first
+// complete list.
+const firstSyncLimit = 30 * time.Second
+
+// compile brings the compiled snapshot up to date and starts its taste.
+func (h *Hub) compile(ctx context.Context, now time.Time) {
+	if h.dirty && !h.firstSync(now) {
+		started := time.Now()
+		res := h.compiler.Compile()
+		h.cfg.Metrics.compiled(time.Since(started), res)
+		h.dirty = false
+		h.snapshot = res.Snapshot
+		h.compiled = &federation.Compiled{
+			Seq: h.projection.Seq(), Fingerprint: res.Snapshot.Fingerprint(), Kept: res.Kept,
+			Routes: res.Routes, Listeners: res.Snapshot.Len(projector.Listeners),
+		}
+		h.compiled.GoneListeners = h.goneListeners(res.Snapshot)
+		h.good.capture(h.compiler, h.projection)
+	}
+	if h.compiled == nil || !h.tasting.IsZero() {
+		return
+	}
+	fp := h.compiled.Fingerprint
+	f := h.state.Fleet(h.cfg.Fleet)
+	if _, ok := h.tastes[fp]; ok {
+		return
+	}
+	if n := f.Newest(); n != nil && n.Fingerprint == fp && n.Tasted != nil {
+		if _, err := h.cfg.Shelf.Get(fp); err == nil {
+			return
+		}
+	}
+	h.tasting = fp
+	go h.taste(ctx, h.snapshot)
+}
+
+// firstSync reports whether a site is in the middle of its first list: what it
+// would compile to is not what the site holds.
+func (h *Hub) firstSync(now time.Time) bool {
+	waiting := false
+	for _, s := range h.projection.Sites() {
+		if s.Syncing && s.Synced == 0 {
+			waiting = true
+		}
+	}
+	if !waiting {
+		h.syncSince = time.Time{}
+		return false
+	}
+	if h.syncSince.IsZero() {
+		h.syncSince = now
+	}
+	return now.Sub(h.syncSince) < firstSyncLimit
+}
+
+func (h *Hub) goneListeners(s *projector.Snapshot) []string {
+	n := h.state.Fleet(h.cfg.Fleet).Newest()
+	if n == nil || n.Fingerprint == s.Fingerprint() {
+		return nil
+	}
+	before, err := h.cfg.Shelf.Get(n.Fingerprint)
+	if err != nil {
+		return nil // rebuilt shelves hold only what is compiled anew
+	}
+	var gone []string
+	for r := range before.All(projector.Listeners) {
+		if _, ok := s.Get(projector.Listeners, r.Name); !ok {
+			gone = append(gone, r.Name)
+		}
+	}
+	slices.Sort(gone)
+	return gone
+}
+
+// tasteLimit bounds one taste; an Envoy at its limits takes seconds for
+// 10,000 routes.
+const tasteLimit = 60 * time.Second
+
+// taste stores a snapshot and has it tasted.
+func (h *Hub) taste(ctx context.Context, s *projector.Snapshot) {
+	out := tasteDone{fingerprint: s.Fingerprint(), taste: federation.Taste{OK: true}}
+	stored := make(chan error, 1)
+	go func() { stored <- h.cfg.Shelf.Put(s) }()
+	if h.cfg.Taster != nil {
+		out.taste.Taster = h.cfg.Taster.Version()
+		limited, cancel := context.WithTimeout(ctx, tasteLimit)
+		refusal, err := h.cfg.Taster.Taste(limited, s)
+		cancel()
+		switch {
+		case err != nil:
+			// Unknown is not a refusal: the first ring tastes, and the record says so.
+			h.log.Warn("taster cannot be asked; the first ring is the first taste", "err", err)
+			out.taste.Taster = ""
+			out.taste.Message = "the taster could not be asked: " + err.Error()
+		case refusal != nil:
+			out.taste.OK, out.taste.Message, out.refusal = false, refusal.Message, refusal
+		}
+	}
+	out.err = <-stored
+	h.tasted <- out
+}
+
+func (h *Hub) takeTaste(ctx context.Context, t tasteDone) {
+	h.tasting = projector.Fingerprint{}
+	if t.err != nil {
+		h.log.Error("snapshot cannot be stored; it is tried again with the next change", "fingerprint", t.fingerprint.Short(), "err", t.err)
+		return
+	}
+	if !t.taste.OK && !t.searched {
+		h.log.Warn("an Envoy refused a candidate", "fingerprint", t.fingerprint.Short(), "message", t.taste.Message)
+		if h.compiled != nil && h.compiled.Fingerprint == t.fingerprint {
+			h.tasting = t.fingerprint
+			keys, _ := h.suspects(*t.refusal)
+			go h.search(ctx, t, keys, h.scratch())
+			return
+		}
+	}
+	h.tastes[t.fingerprint] = t.taste
+	for fp := range h.tastes { // bounded: only those that may still be asked for
+		if len(h.tastes) <= 16 {
+			break
+		}
+		if fp != t.fingerprint && (h.compiled == nil || fp != h.compiled.Fingerprint) {
+			delete(h.tastes, fp)
+		}
+	}
+}
+
+func (h *Hub) takeStatus(s federation.EdgeStatus) {
+	now := time.Now()
+	h.edges[s.Edge] = federation.SeenEdge{EdgeStatus: s, At: now}
+	for name, e := range h.edges {
+		if now.Sub(e.At) > forgetEdge {
+			delete(h.edges, name)
+		}
+	}
+}
+
+// forgetEdge is how long a silent edge is shown as offline.
+const forgetEdge = 24 * time.Hour
+
+// answers sums up what the edges say of the head and keeps since when all of
+// them serve it.
+func (h *Hub) answers(now time.Time) federation.Answers {
+	f := h.state.Fleet(h.cfg.Fleet)
+	a := federation.Tally(f.Head, h.edges, now)
+	all := a.Envoys > 0 && a.Served == a.Envoys
+	switch {
+	case !all:
+		h.servedGen = 0
+	case h.servedGen != a.Generation:
+		h.servedGen, h.servedAt = a.Generation, now
+		if at, ok := h.good.observed[f.Head.Revision]; ok {
+			h.cfg.Metrics.propagated(now.Sub(at))
+		}
+	}
+	a.ServedAt = h.servedAt
+	return a
+}
+
+// decide records what is due.
+func (h *Hub) decide(ctx context.Context, now time.Time) error {
+	if len(h.unsent) > 0 {
+		h.send(ctx, now)
+		return nil
+	}
+	if h.awaiting > 0 {
+		return nil
+	}
+	if h.cfg.Incarnation() == "" || h.state.Incarnation != h.cfg.Incarnation() {
+		return nil // the stream has not begun for this ledger
+	}
+	if h.fenced {
+		return nil
+	}
+	if h.author == nil {
+		return h.claim(ctx, now)
+	}
+	if ds := h.due(now); len(ds) > 0 {
+		return h.record(ctx, now, ds)
+	}
+	return nil
+}
+
+func (h *Hub) claim(ctx context.Context, now time.Time) error {
+	a := &federation.Author{
+		Term: h.state.Term + 1, Instance: h.cfg.Instance, Previous: maps.Clone(h.state.Previous),
+	}
+	h.author = a
+	return h.record(ctx, now, []federation.Decision{{
+		Scope: ledger.InstallScope, Name: "term", Actor: hubActor,
+		Body: ledger.TermBegunData{Term: a.Term, Instance: a.Instance, Previous: h.state.TermDigest},
+	}})
+}
+
+var hubActor = ledger.Actor{Name: "chancery", Source: "hub"}
+
+// due returns the decisions to record now: the operator's settings and sites
+// first, then commands, then the rollout.
+func (h *Hub) due(now time.Time) []federation.Decision {
+	if h.state.Settings == nil || h.state.Settings.Digest() != h.cfg.Settings.Digest() {
+		return []federation.Decision{{Scope: ledger.InstallScope, Name: federation.SettingsDecision, Body: h.cfg.Settings, Actor: hubActor}}
+	}
+	var ds []federation.Decision
+	for _, site := range h.cfg.Sites {
+		if have, ok := h.state.Sites[site.Cluster]; !ok || !have.Key.Equal(site.Key) || have.Site != site.Site {
+			ds = append(ds, federation.Decision{Scope: ledger.InstallScope, Name: "site-added", Body: site, Actor: hubActor})
+		}
+	}
+	if len(ds) > 0 {
+		return ds
+	}
+	for i := range h.waiters {
+		if w := &h.waiters[i]; !w.sent {
+			w.sent, w.n = true, h.author.NextN
+			return []federation.Decision{w.decision}
+		}
+	}
+	f := h.state.Fleet(h.cfg.Fleet)
+	in := federation.Inputs{Build: h.cfg.Build, Compiled: h.compiled, Tastes: h.tastes, Answers: h.answers(now), Now: now}
+	if len(h.extra) > 0 {
+		ds, h.extra = h.extra, nil
+		return ds
+	}
+	return federation.Next(h.state, f, in)
+}
+
+// record encodes, signs and publishes decisions.
+func (h *Hub) record(ctx context.Context, now time.Time, ds []federation.Decision) error {
+	for _, d := range ds {
+		e, b, err := h.author.Encode(d, h.state.Seq, now)
+		if err != nil {
+			return err
+		}
+		h.unsent = append(h.unsent, Published{Record: ledger.Sign(b, h.cfg.Key), Subject: e.Subject})
+		if d.Name == federation.CandidateDecision {
+			h.good.candidate(d.Body.(federation.Candidate).Revision, h.observed)
+			h.observed = time.Time{}
+		}
+	}
+	h.awaiting = h.author.NextN
+	h.retryAt = now
+	h.send(ctx, now)
+	return nil
+}
+
+// send publishes what is not acknowledged yet.
+func (h *Hub) send(ctx context.Context, now time.Time) {
+	if h.publishing || now.Before(h.retryAt) {
+		return
+	}
+	h.publishing = true
+	batch := slices.Clone(h.unsent)
+	go func() { h.sent <- h.cfg.Publisher.PublishDecisions(ctx, batch) }()
+}
+
+// publishRetry is how long the hub waits before it publishes again what the
+// stream did not acknowledge.
+const publishRetry = 250 * time.Millisecond
+
+func (h *Hub) takeSent(err error) {
+	h.publishing = false
+	if err == nil {
+		h.unsent = nil
+		return
+	}
+	h.log.Warn("decisions are not acknowledged; they are published again", "count", len(h.unsent), "err", err)
+	h.retryAt = time.Now().Add(publishRetry)
+}
+
+// recorded notes that one of this hub's own decisions is in the ledger.
+func (h *Hub) recorded(seq ledger.Seq, e ledger.Event) {
+	if e.ID.N+1 >= h.awaiting {
+		h.awaiting, h.unsent = 0, nil
+		h.author.Previous = maps.Clone(h.state.Previous)
+	}
+	keep := h.waiters[:0]
+	for _, w := range h.waiters {
+		if w.sent && w.n == e.ID.N {
+			w.answer.Seq = seq
+			w.reply <- reply{answer: w.answer}
+			continue
+		}
+		keep = append(keep, w)
+	}
+	h.waiters = keep
+}
+
+func (h *Hub) failWaiters(err error) {
+	for _, w := range h.waiters {
+		w.reply <- reply{err: err}
+	}
+	h.waiters = nil
+}
