@@ -36,7 +36,7 @@ type node struct {
 	dirty   bool
 	dead    bool // its source is gone: retract and forget
 	gen     uint64
-	reads   []read
+	reads   []dependency
 	outputs []output
 }
 
@@ -47,8 +47,8 @@ type output interface {
 	retractUnless(n *node, gen uint64) (kept bool)
 }
 
-// read is something that a node has read.
-type read interface {
+// dependency is something that a node has read.
+type dependency interface {
 	// release forgets the reader, and itself if nothing else is left of it.
 	release(n *node)
 }
@@ -67,7 +67,7 @@ func (g *graph) newRule(name string) *rule {
 	return r
 }
 
-func (g *graph) read(c *cell, what read) {
+func (g *graph) read(c *cell, what dependency) {
 	n := g.current
 	if n == nil {
 		return
