@@ -512,11 +512,14 @@ func TestCertificateLife(t *testing.T) {
 			{301 * hour, &a, false, &a, "ended"},
 		}},
 		"shorter validity waits": {[]string{"web.example"}, []step{
-			{0, &a, false, &a, ""}, {hour, &shorter, false, &a, "before the previous one"},
-			{99 * hour, &shorter, false, &a, "before the previous one"}, {100 * hour, &shorter, false, &shorter, "ended"},
+			{0, &a, false, &a, ""},
+			{hour, &shorter, false, &a, "before the previous one"},
+			{99 * hour, &shorter, false, &a, "before the previous one"},
+			{100 * hour, &shorter, false, &shorter, "ended"},
 		}},
 		"another host keeps the previous": {[]string{"web.example"}, []step{
-			{0, &a, false, &a, ""}, {hour, &elsewhere, false, &a, "is not for web.example, only for other.example; the previous one"},
+			{0, &a, false, &a, ""},
+			{hour, &elsewhere, false, &a, "is not for web.example, only for other.example; the previous one"},
 			{100 * hour, &elsewhere, false, &elsewhere, "no better one"},
 		}},
 		"another host at first is served": {[]string{"web.example"}, []step{{0, &elsewhere, false, &elsewhere, "is not for web.example"}, {hour, &a, false, &a, ""}}},
@@ -528,15 +531,23 @@ func TestCertificateLife(t *testing.T) {
 		"common name":                {[]string{"web.example"}, []step{{0, &byCN, false, &byCN, ""}}},
 		"wildcard host":              {[]string{"*.example", "*"}, []step{{0, &longer, false, &longer, ""}, {hour, &a, false, &longer, "not for *.example"}}},
 		"deleted": {nil, []step{
-			{0, &a, false, &a, ""}, {hour, nil, false, &a, "was deleted; what it held is served until 2026-01-02T01:00:00Z"},
-			{24 * hour, nil, false, &a, "was deleted"}, {25 * hour, nil, false, nil, "more than 24h"},
+			{0, &a, false, &a, ""},
+			{hour, nil, false, &a, "was deleted; what it held is served until 2026-01-02T01:00:00Z"},
+			{24 * hour, nil, false, &a, "was deleted"},
+			{25 * hour, nil, false, nil, "more than 24h"},
 		}},
 		"deleted and back": {nil, []step{
-			{0, &a, false, &a, ""}, {hour, nil, false, &a, "was deleted"}, {2 * hour, &a, false, &a, ""},
-			{3 * hour, nil, false, &a, "was deleted"}, {26 * hour, nil, false, &a, "was deleted"}, {27 * hour, nil, false, nil, "more than"},
+			{0, &a, false, &a, ""},
+			{hour, nil, false, &a, "was deleted"},
+			{2 * hour, &a, false, &a, ""},
+			{3 * hour, nil, false, &a, "was deleted"},
+			{26 * hour, nil, false, &a, "was deleted"},
+			{27 * hour, nil, false, nil, "more than"},
 		}},
 		"absent from a stale view": {nil, []step{
-			{0, &a, false, &a, ""}, {hour, nil, true, &a, "cannot be read completely"}, {90 * hour, nil, true, &a, "cannot be read completely"},
+			{0, &a, false, &a, ""},
+			{hour, nil, true, &a, "cannot be read completely"},
+			{90 * hour, nil, true, &a, "cannot be read completely"},
 			{91 * hour, nil, false, &a, "was deleted"},
 		}},
 		"never there": {nil, []step{{0, nil, false, nil, "there is no such Secret; nothing is served"}, {hour, &a, false, &a, ""}}},
@@ -583,8 +594,10 @@ func TestNeverWithoutCertificate(t *testing.T) {
 	const hour = time.Hour
 	var pool []pair
 	for _, s := range []spec{
-		{dns: []string{"web.example"}, end: 30 * hour}, {dns: []string{"web.example"}, end: 100 * hour},
-		{dns: []string{"*.example"}, from: 20 * hour, end: 200 * hour}, {dns: []string{"other"}, end: 300 * hour},
+		{dns: []string{"web.example"}, end: 30 * hour},
+		{dns: []string{"web.example"}, end: 100 * hour},
+		{dns: []string{"*.example"}, from: 20 * hour, end: 200 * hour},
+		{dns: []string{"other"}, end: 300 * hour},
 	} {
 		pool = append(pool, issue(t, s))
 	}

@@ -219,10 +219,18 @@ func TestIssue(t *testing.T) {
 
 func TestIdentityOfStrangers(t *testing.T) {
 	for _, uris := range [][]string{
-		{}, {"spiffe://x/y"}, {"chancery://0123456789abcdef/edge/a", "chancery://0123456789abcdef/hub/a"},
-		{"chancery://0123456789abcdef/edge"}, {"chancery://0123456789abcdef/root/a"}, {"chancery://short/edge/a"},
-		{"chancery://0123456789abcdef/edge/a/b"}, {"chancery://0123456789abcdef/edge/A"}, {"chancery://0123456789abcdef/edge/%61"},
-		{"chancery://0123456789abcdef/edge/a?x"}, {"chancery://u@0123456789abcdef/edge/a"}, {"chancery://0123456789abcdef//edge/a"},
+		{},
+		{"spiffe://x/y"},
+		{"chancery://0123456789abcdef/edge/a", "chancery://0123456789abcdef/hub/a"},
+		{"chancery://0123456789abcdef/edge"},
+		{"chancery://0123456789abcdef/root/a"},
+		{"chancery://short/edge/a"},
+		{"chancery://0123456789abcdef/edge/a/b"},
+		{"chancery://0123456789abcdef/edge/A"},
+		{"chancery://0123456789abcdef/edge/%61"},
+		{"chancery://0123456789abcdef/edge/a?x"},
+		{"chancery://u@0123456789abcdef/edge/a"},
+		{"chancery://0123456789abcdef//edge/a"},
 	} {
 		cert := &x509.Certificate{}
 		for _, s := range uris {

@@ -407,6 +407,35 @@ func TestDamagedFile(t *testing.T) {
 	})
 }
 
+// TestTruncatedWhileOpen takes pages away from under the memory map, which
+// faults on reading.
+func TestTruncatedWhileOpen(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "shelf.db")
+	s := open(t, path)
+	snapshot := large(2000, 1)
+	if err := s.Put(snapshot, shelf.Provenance{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(path, int64(2*os.Getpagesize())); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Get(snapshot.Fingerprint()); !errors.Is(err, shelf.ErrDamaged) {
+		t.Errorf("get: %v", err)
+	}
+	if _, err := s.List(); !errors.Is(err, shelf.ErrDamaged) {
+		t.Errorf("list: %v", err)
+	}
+	if err := s.Put(large(10, 2), shelf.Provenance{}); !errors.Is(err, shelf.ErrDamaged) {
+		t.Errorf("put: %v", err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if s = open(t, path); s.SetAside() == "" {
+		t.Error("the truncated file was not set aside")
+	}
+}
+
 func TestNewerVersion(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "shelf.db")
 	if err := open(t, path).Close(); err != nil {
