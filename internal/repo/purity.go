@@ -16,10 +16,8 @@ var pure = []string{
 	"federation",
 }
 
-// impure lists what a pure package may not import: network, disk, processes, randomness, logs, and contexts, which
-// carry deadlines.
+// impure lists what a pure package may not import: network, disk, processes, randomness and logs.
 var impure = []string{
-	"context",
 	"crypto/rand", "math/rand", "math/rand/v2",
 	"io/ioutil", "os/...", "path/filepath", "syscall", "golang.org/x/sys/...", "go.etcd.io/bbolt",
 	"net", "net/http/...", "net/rpc/...", "google.golang.org/grpc/...",
@@ -27,9 +25,14 @@ var impure = []string{
 	"log/...",
 }
 
-// clock lists what of package time reads or waits for the machine's clock, or depends on its time zone.
-var clock = []string{
-	"Now", "Since", "Until", "Sleep", "After", "AfterFunc", "Tick", "NewTimer", "NewTicker", "Local", "LoadLocation",
+// clock lists by package what reads or waits for the machine's clock, or depends on its time zone. Package context is
+// not impure as such, for an interface may ask for a context that a pure implementation does not look at.
+var clock = map[string][]string{
+	"time": {"Now", "Since", "Until", "Sleep", "After", "AfterFunc", "Tick", "NewTimer", "NewTicker", "Local", "LoadLocation"},
+	"context": {
+		"AfterFunc", "Background", "WithCancel", "WithCancelCause",
+		"WithDeadline", "WithDeadlineCause", "WithTimeout", "WithTimeoutCause",
+	},
 }
 
 // Purity returns a problem for each import, clock reading and goroutine in a pure package.
@@ -39,7 +42,7 @@ func Purity(files []File) []Problem {
 		if f.isTest() || !slices.Contains(pure, f.pkg()) {
 			continue
 		}
-		names := map[string]bool{} // what this file calls package time
+		forbidden := map[string][]string{} // by what this file calls the package
 		for _, spec := range f.ast.Imports {
 			imported := importPath(spec)
 			if matches(impure, imported) {
@@ -48,8 +51,8 @@ func Purity(files []File) []Problem {
 			if spec.Name != nil && spec.Name.Name == "." {
 				problems = append(problems, f.problem(spec, "%s is pure and may not import %s without its name", f.pkg(), imported))
 			}
-			if imported == "time" {
-				names[localName(spec)] = true
+			if names, ok := clock[imported]; ok {
+				forbidden[localName(spec)] = names
 			}
 		}
 		ast.Inspect(f.ast, func(n ast.Node) bool {
@@ -58,8 +61,8 @@ func Purity(files []File) []Problem {
 				problems = append(problems, f.problem(n, "%s is pure and may not start a goroutine", f.pkg()))
 			case *ast.SelectorExpr:
 				id, ok := n.X.(*ast.Ident)
-				if ok && names[id.Name] && slices.Contains(clock, n.Sel.Name) {
-					problems = append(problems, f.problem(n, "%s is pure and may not use time.%s; take the time as an argument", f.pkg(), n.Sel.Name))
+				if ok && slices.Contains(forbidden[id.Name], n.Sel.Name) {
+					problems = append(problems, f.problem(n, "%s is pure and may not use %s.%s; take the time as an argument", f.pkg(), id.Name, n.Sel.Name))
 				}
 			}
 			return true

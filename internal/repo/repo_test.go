@@ -58,9 +58,11 @@ func TestPlanted(t *testing.T) {
 
 		{"clock", "purity", "ledger/x.go", "package ledger\nimport \"time\"\nvar x = time.Now()", "ledger/x.go:3: ledger is pure and may not use time.Now;"},
 		{"clock by value", "purity", "ledger/x.go", "package ledger\nimport \"time\"\nvar now = time.Now", "time.Now"},
-		{"clock renamed", "purity", "projector/ir/x.go", "package ir\nimport t \"time\"\nvar x = t.NewTicker(1)", "time.NewTicker"},
+		{"clock renamed", "purity", "projector/ir/x.go", "package ir\nimport t \"time\"\nvar x = t.NewTicker(1)", "t.NewTicker"},
 		{"clock without its name", "purity", "federation/x.go", "package federation\nimport . \"time\"\nvar x = Now()", "without its name"},
 		{"time as a value", "purity", "ledger/x.go", "package ledger\nimport \"time\"\nvar x = time.Unix(1, 0).Add(time.Second)", ""},
+		{"deadline", "purity", "ledger/x.go", "package ledger\nimport \"context\"\nvar f = context.WithTimeout", "context.WithTimeout"},
+		{"a context as an argument", "purity", "ledger/x.go", "package ledger\nimport \"context\"\nfunc f(context.Context) {}", ""},
 		{"goroutine", "purity", "projector/x.go", "package projector\nfunc f() { go f() }", "may not start a goroutine"},
 		{"randomness", "purity", "projector/envoy/x.go", "package envoy\nimport _ \"math/rand/v2\"", "may not import math/rand/v2"},
 		{"disk", "purity", "projector/compile/x.go", "package compile\nimport _ \"os\"", "may not import os"},
@@ -86,6 +88,8 @@ func TestPlanted(t *testing.T) {
 
 		{"machine path", "text", "README.md", "run\nit in /" + "work/main\n", "README.md:2: /" + "work/: a path of one machine"},
 		{"machine path quoted", "text", "a/x.go", "package a\nconst p = \"/" + "tmp/x\"", "a path of one machine"},
+		{"machine path of the administrator", "text", "x.sh", "ls /" + "root/.cache", "a path of one machine"},
+		{"a route", "text", "x.json", "\"/" + "root/x\"", ""},
 		{"a path inside another", "text", "README.md", "see docs/" + "work/x and https://a.example/" + "home/x", ""},
 		{"registry", "text", "Makefile", "X = https://" + "proxy.example.org", "the host of a registry"},
 		{"registry by name", "text", "tools/x.sh", "curl files.python" + "hosted.org", "the host of a registry"},

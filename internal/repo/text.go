@@ -87,7 +87,7 @@ var forbidden = []struct {
 	text    string
 }{
 	{
-		regexp.MustCompile(`(^|[^.\w/-])/` + `(work|root|tmp|home|Users|farm)` + `/`),
+		regexp.MustCompile(`(?m)(^|[^.\w/-])/` + `((work|tmp|home|Users|farm)/|root/(\.|go/))`),
 		"a path of one machine",
 	},
 	{
@@ -112,11 +112,13 @@ func Text(files []File) []Problem {
 		if strings.HasSuffix(f.Path, ".sum") || bytes.IndexByte(f.Source, 0) >= 0 {
 			continue
 		}
-		for i, line := range bytes.Split(f.Source, []byte("\n")) {
-			for _, rule := range forbidden {
-				if found := rule.pattern.Find(line); found != nil {
-					problems = append(problems, Problem{Path: f.Path, Line: i + 1, Text: string(bytes.TrimSpace(found)) + ": " + rule.text})
-				}
+		for _, rule := range forbidden {
+			for _, at := range rule.pattern.FindAllIndex(f.Source, -1) {
+				problems = append(problems, Problem{
+					Path: f.Path,
+					Line: 1 + bytes.Count(f.Source[:at[1]], []byte("\n")),
+					Text: string(bytes.TrimSpace(f.Source[at[0]:at[1]])) + ": " + rule.text,
+				})
 			}
 		}
 	}
