@@ -123,7 +123,7 @@ func (p *Plane) Restore(endpoints []ir.Endpoints, secrets []ir.Secret) {
 				err = a.addCRL(map[string][]byte{crlKey: s.CRL})
 			}
 		} else {
-			a, _, err = readCertificate(s.Name, map[string][]byte{"tls.crt": s.Chain, "tls.key": s.Key})
+			a, err = readCertificate(s.Name, map[string][]byte{"tls.crt": s.Chain, "tls.key": s.Key})
 		}
 		if err == nil { // a damaged one is as good as none
 			p.held[s.Name] = &held{answer: a}
@@ -782,7 +782,7 @@ func (c *cluster) candidate(need ir.SecretRef) (Secret, ref, error) {
 		return Secret{}, r, err
 	}
 	if need.Use == ir.UseCertificate {
-		s, _, err := readCertificate(need.Name, data)
+		s, err := readCertificate(need.Name, data)
 		return s, r, err
 	}
 	s, err := readCA(need.Name, data)

@@ -71,10 +71,12 @@ func Run(ctx context.Context, c Config) error {
 	for name, source := range c.Sources {
 		watchers.Go(func() { watch(ctx, c.Log, name, source, in) })
 	}
-	return loop(ctx, c, in)
+	loop(ctx, c, in)
+	return nil
 }
 
-func loop(ctx context.Context, c Config, in <-chan delivery) error {
+// loop owns the plane until ctx ends.
+func loop(ctx context.Context, c Config, in <-chan delivery) {
 	var timer *time.Timer
 	given, first := uint64(0), true
 	for {
@@ -84,10 +86,10 @@ func loop(ctx context.Context, c Config, in <-chan delivery) error {
 			out = nil
 		}
 		for done := false; !done; {
-			// A timer per wait: a few a minute at most fire.
+			// Bounded, so that a clock that was set is noticed.
 			var at <-chan time.Time
 			if next := c.Plane.Next(); !next.IsZero() {
-				timer = time.NewTimer(max(next.Sub(c.Now()), time.Millisecond))
+				timer = time.NewTimer(min(max(next.Sub(c.Now()), time.Millisecond), time.Minute))
 				at = timer.C
 			}
 			select {
@@ -113,7 +115,7 @@ func loop(ctx context.Context, c Config, in <-chan delivery) error {
 			}
 		}
 		if ctx.Err() != nil {
-			return nil
+			return
 		}
 	}
 }

@@ -86,48 +86,48 @@ func pick(data map[string][]byte, keys []string) ([]byte, string) {
 
 // readCertificate checks a certificate and its key as an Envoy would. Its
 // errors say what is wrong and hold nothing of the key.
-func readCertificate(name string, data map[string][]byte) (Secret, *x509.Certificate, error) {
+func readCertificate(name string, data map[string][]byte) (Secret, error) {
 	chainPEM, at := pick(data, chainKeys)
 	if chainPEM == nil {
-		return Secret{}, nil, fmt.Errorf("it has no %s", at)
+		return Secret{}, fmt.Errorf("it has no %s", at)
 	}
 	chain, certs, err := parseCertificates(chainPEM, at)
 	if err != nil {
-		return Secret{}, nil, err
+		return Secret{}, err
 	}
 	keyPEM, at := pick(data, privateKeys)
 	if keyPEM == nil {
-		return Secret{}, nil, fmt.Errorf("it has no %s", at)
+		return Secret{}, fmt.Errorf("it has no %s", at)
 	}
 	key, signer, err := parseKey(keyPEM, at)
 	if err != nil {
-		return Secret{}, nil, err
+		return Secret{}, err
 	}
 	leaf := certs[0]
 	public, ok := signer.Public().(interface{ Equal(crypto.PublicKey) bool })
 	if !ok || !public.Equal(leaf.PublicKey) {
 		for _, c := range certs[1:] {
 			if ok && public.Equal(c.PublicKey) {
-				return Secret{}, nil, errors.New("the chain does not begin with the certificate that the key belongs to")
+				return Secret{}, errors.New("the chain does not begin with the certificate that the key belongs to")
 			}
 		}
-		return Secret{}, nil, errors.New("the key does not belong to the certificate")
+		return Secret{}, errors.New("the key does not belong to the certificate")
 	}
 	switch k := leaf.PublicKey.(type) {
 	case *rsa.PublicKey:
 		if k.N.BitLen() < 2048 {
-			return Secret{}, nil, fmt.Errorf("its RSA key has %d bits, and Envoy takes 2048 or more", k.N.BitLen())
+			return Secret{}, fmt.Errorf("its RSA key has %d bits, and Envoy takes 2048 or more", k.N.BitLen())
 		}
 	case *ecdsa.PublicKey:
 		if k.Curve == elliptic.P224() {
-			return Secret{}, nil, errors.New("its key is on curve P-224, and Envoy takes P-256, P-384 or P-521")
+			return Secret{}, errors.New("its key is on curve P-224, and Envoy takes P-256, P-384 or P-521")
 		}
 	}
 	return Secret{
 		Name: name, Version: ledger.DigestOf(chain), NotBefore: leaf.NotBefore, NotAfter: leaf.NotAfter,
 		Issuer: leaf.Issuer.String(), SANs: names(leaf),
 		content: holding(ir.Secret{Name: name, Chain: chain, Key: key}),
-	}, leaf, nil
+	}, nil
 }
 
 // readCA checks trust anchors. A Secret that was made to hold a CA has it in

@@ -120,7 +120,8 @@ func found(dir string) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(fresh) // nothing is left of it once it is renamed
+	// Nothing is left of it once it is renamed; what a failure leaves was never used.
+	defer func() { _ = os.RemoveAll(fresh) }()
 	for name, b := range map[string][]byte{
 		fileCA:       pem.EncodeToMemory(&pem.Block{Type: typeCertificate, Bytes: der}),
 		fileCAKey:    keyPEM,
