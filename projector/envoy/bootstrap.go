@@ -14,6 +14,7 @@ import (
 	minimumclustersv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/config/validators/minimum_clusters/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	upstreamhttpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -47,13 +48,85 @@ func (a Admin) message() (*bootstrapv3.Admin, error) {
 }
 
 // MutualTLS are files on the Envoy's machine by which it and its edge know
-// each other. Envoy reads them when it starts.
+// each other.
 type MutualTLS struct {
 	CertFile, KeyFile string // PEM
 	CAFile            string // PEM: who signed the edges' certificates
 	// ServerName is asked for by SNI and must be a DNS name in the edge's
-	// certificate.
+	// certificate; "" for neither.
 	ServerName string
+	// CertificateSDS and CASDS are where the two documents of FileSecrets were
+	// put: with them Envoy reads the files again whenever their folder has
+	// something moved into it. Without, it reads them once, when it starts.
+	CertificateSDS, CASDS string
+}
+
+// The names of the secrets in the documents of FileSecrets.
+const (
+	certificateSecret = "chancery_xds_certificate"
+	caSecret          = "chancery_xds_ca"
+)
+
+// FileSecrets writes the two documents, as JSON, by which Envoy follows the
+// files of t as they are renewed. A renewal must move files into their folder,
+// as a mounted Secret does, not write them in place.
+func FileSecrets(t MutualTLS) (certificate, ca []byte, err error) {
+	if err := t.check(); err != nil {
+		return nil, nil, err
+	}
+	watch := func(path string) *corev3.WatchedDirectory {
+		return &corev3.WatchedDirectory{Path: folder(path)}
+	}
+	if certificate, err = secretDocument(&tlsv3.Secret{Name: certificateSecret, Type: &tlsv3.Secret_TlsCertificate{TlsCertificate: &tlsv3.TlsCertificate{
+		CertificateChain: file(t.CertFile), PrivateKey: file(t.KeyFile), WatchedDirectory: watch(t.CertFile),
+	}}}); err != nil {
+		return nil, nil, err
+	}
+	validation := t.validation()
+	validation.WatchedDirectory = watch(t.CAFile)
+	ca, err = secretDocument(&tlsv3.Secret{Name: caSecret, Type: &tlsv3.Secret_ValidationContext{ValidationContext: validation}})
+	return certificate, ca, err
+}
+
+func secretDocument(s *tlsv3.Secret) ([]byte, error) {
+	a, err := packAny(s)
+	if err != nil {
+		return nil, fmt.Errorf("TLS: %w", err)
+	}
+	return messageJSON(&discoveryv3.DiscoveryResponse{Resources: []*anypb.Any{a}})
+}
+
+// folder returns what comes before the last element of a path with slashes.
+func folder(path string) string {
+	switch i := strings.LastIndexByte(path, '/'); i {
+	case -1:
+		return "."
+	case 0:
+		return "/"
+	default:
+		return path[:i]
+	}
+}
+
+func (t MutualTLS) check() error {
+	if t.CertFile == "" || t.KeyFile == "" || t.CAFile == "" {
+		return fmt.Errorf("TLS: CertFile, KeyFile and CAFile are all needed")
+	}
+	if (t.CertificateSDS == "") != (t.CASDS == "") {
+		return fmt.Errorf("TLS: CertificateSDS and CASDS go together")
+	}
+	return nil
+}
+
+func (t MutualTLS) validation() *tlsv3.CertificateValidationContext {
+	v := &tlsv3.CertificateValidationContext{TrustedCa: file(t.CAFile)}
+	if t.ServerName != "" {
+		v.MatchTypedSubjectAltNames = []*tlsv3.SubjectAltNameMatcher{{
+			SanType: tlsv3.SubjectAltNameMatcher_DNS,
+			Matcher: &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Exact{Exact: t.ServerName}},
+		}}
+	}
+	return v
 }
 
 // ADSOptions says how an Envoy finds its edge.
@@ -178,24 +251,27 @@ func xdsCluster(o ADSOptions) (*clusterv3.Cluster, error) {
 }
 
 func mutualTLS(t MutualTLS) (*corev3.TransportSocket, error) {
-	if t.CertFile == "" || t.KeyFile == "" || t.CAFile == "" {
-		return nil, fmt.Errorf("TLS: CertFile, KeyFile and CAFile are all needed")
+	if err := t.check(); err != nil {
+		return nil, err
 	}
-	validation := &tlsv3.CertificateValidationContext{TrustedCa: file(t.CAFile)}
-	if t.ServerName != "" {
-		validation.MatchTypedSubjectAltNames = []*tlsv3.SubjectAltNameMatcher{{
-			SanType: tlsv3.SubjectAltNameMatcher_DNS,
-			Matcher: &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Exact{Exact: t.ServerName}},
-		}}
+	common := &tlsv3.CommonTlsContext{AlpnProtocols: []string{"h2"}}
+	if t.CertificateSDS == "" {
+		common.TlsCertificates = []*tlsv3.TlsCertificate{{CertificateChain: file(t.CertFile), PrivateKey: file(t.KeyFile)}}
+		common.ValidationContextType = &tlsv3.CommonTlsContext_ValidationContext{ValidationContext: t.validation()}
+	} else {
+		common.TlsCertificateSdsSecretConfigs = []*tlsv3.SdsSecretConfig{fileSDS(certificateSecret, t.CertificateSDS)}
+		common.ValidationContextType = &tlsv3.CommonTlsContext_ValidationContextSdsSecretConfig{
+			ValidationContextSdsSecretConfig: fileSDS(caSecret, t.CASDS),
+		}
 	}
-	return transportSocket(tlsSocket, &tlsv3.UpstreamTlsContext{
-		Sni: t.ServerName,
-		CommonTlsContext: &tlsv3.CommonTlsContext{
-			TlsCertificates:       []*tlsv3.TlsCertificate{{CertificateChain: file(t.CertFile), PrivateKey: file(t.KeyFile)}},
-			ValidationContextType: &tlsv3.CommonTlsContext_ValidationContext{ValidationContext: validation},
-			AlpnProtocols:         []string{"h2"},
-		},
-	})
+	return transportSocket(tlsSocket, &tlsv3.UpstreamTlsContext{Sni: t.ServerName, CommonTlsContext: common})
+}
+
+func fileSDS(name, path string) *tlsv3.SdsSecretConfig {
+	return &tlsv3.SdsSecretConfig{Name: name, SdsConfig: &corev3.ConfigSource{
+		ConfigSourceSpecifier: &corev3.ConfigSource_PathConfigSource{PathConfigSource: &corev3.PathConfigSource{Path: path}},
+		ResourceApiVersion:    corev3.ApiVersion_V3,
+	}}
 }
 
 // base is what both bootstraps have.

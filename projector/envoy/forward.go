@@ -3,6 +3,7 @@ package envoy
 import (
 	"fmt"
 	"regexp"
+	"regexp/syntax"
 	"strings"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -115,7 +116,10 @@ func rewrite(out *routev3.RouteAction, m ir.Match, r ir.Rewrite) error {
 	}
 	if r.Regex != nil {
 		paths++
-		out.RegexRewrite = regexRewrite(r.Regex)
+		var err error
+		if out.RegexRewrite, err = regexRewrite(r.Regex); err != nil {
+			return err
+		}
 	}
 	if r.Path != "" {
 		paths++
@@ -164,8 +168,25 @@ func prefixRewrite(m ir.Match, to string) (string, *matcherv3.RegexMatchAndSubst
 	return to, nil
 }
 
-func regexRewrite(r *ir.RegexRewrite) *matcherv3.RegexMatchAndSubstitute {
-	return &matcherv3.RegexMatchAndSubstitute{Pattern: &matcherv3.RegexMatcher{Regex: r.Pattern}, Substitution: r.Substitution}
+func regexRewrite(r *ir.RegexRewrite) (*matcherv3.RegexMatchAndSubstitute, error) {
+	parsed, err := syntax.Parse(r.Pattern, syntax.Perl)
+	if err != nil {
+		return nil, fmt.Errorf("rewrite: %w", err)
+	}
+	for i := 0; i < len(r.Substitution); i++ {
+		if r.Substitution[i] != '\\' {
+			continue
+		}
+		i++
+		switch {
+		case i < len(r.Substitution) && r.Substitution[i] == '\\':
+		case i == len(r.Substitution) || r.Substitution[i] < '0' || r.Substitution[i] > '9':
+			return nil, fmt.Errorf(`rewrite: in the substitution %q a backslash begins neither \0 to \9 nor \\`, r.Substitution)
+		case int(r.Substitution[i]-'0') > parsed.MaxCap():
+			return nil, fmt.Errorf(`rewrite: the substitution %q names group %c, the pattern %q has %d`, r.Substitution, r.Substitution[i], r.Pattern, parsed.MaxCap())
+		}
+	}
+	return &matcherv3.RegexMatchAndSubstitute{Pattern: &matcherv3.RegexMatcher{Regex: r.Pattern}, Substitution: r.Substitution}, nil
 }
 
 // literal escapes what RE2 reads in a substitution.
@@ -294,7 +315,11 @@ func redirect(m ir.Match, r ir.Redirect) (*routev3.RedirectAction, error) {
 	}
 	if r.Regex != nil {
 		paths++
-		out.PathRewriteSpecifier = &routev3.RedirectAction_RegexRewrite{RegexRewrite: regexRewrite(r.Regex)}
+		re, err := regexRewrite(r.Regex)
+		if err != nil {
+			return nil, err
+		}
+		out.PathRewriteSpecifier = &routev3.RedirectAction_RegexRewrite{RegexRewrite: re}
 	}
 	if paths > 1 {
 		return nil, fmt.Errorf("the redirect's path is written in %d ways; choose one", paths)

@@ -2,6 +2,7 @@ package envoy
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 
 	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
@@ -25,6 +26,9 @@ func Listener(l ir.Listener) (projector.Resource, error) {
 }
 
 func listener(l ir.Listener) (*listenerv3.Listener, error) {
+	if _, err := netip.ParseAddr(l.Address); err != nil {
+		return nil, fmt.Errorf("address %q is no IP address", l.Address)
+	}
 	m := &listenerv3.Listener{
 		Name:                          l.Name,
 		Address:                       socketAddress(l.Address, l.Port, l.UDP),

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"slices"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -59,6 +60,11 @@ func readNeed[T any](r projector.Resource) (T, error) {
 // order that depends on the content only, each once. Draining addresses get no
 // new requests, unless there are no others.
 func Endpoints(e ir.Endpoints) (projector.Resource, error) {
+	for _, a := range e.Addresses {
+		if _, err := netip.ParseAddr(a.IP); err != nil {
+			return projector.Resource{}, fmt.Errorf("endpoints %s: %q is no IP address", e.Name, a.IP)
+		}
+	}
 	return resource("endpoints", e.Name, loadAssignment(e))
 }
 

@@ -64,6 +64,9 @@ func TestEndpoints(t *testing.T) {
 	if _, err := envoy.Endpoints(ir.Endpoints{Name: "e", Addresses: []ir.Endpoint{{IP: "10.0.0.1", Port: 70000}}}); err == nil {
 		t.Error("port 70000 was written")
 	}
+	if _, err := envoy.Endpoints(ir.Endpoints{Name: "e", Addresses: []ir.Endpoint{{IP: "web", Port: 80}}}); err == nil {
+		t.Error("a name was written as an address")
+	}
 }
 
 func TestSecret(t *testing.T) {

@@ -2,6 +2,7 @@ package envoy
 
 import (
 	"fmt"
+	"regexp/syntax"
 	"strings"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -51,7 +52,11 @@ func pathMatch(out *routev3.RouteMatch, m ir.Match) error {
 	case ir.PathExact:
 		out.PathSpecifier = &routev3.RouteMatch_Path{Path: m.Path}
 	case ir.PathRegex:
-		out.PathSpecifier = &routev3.RouteMatch_SafeRegex{SafeRegex: regex(m.Path, m.IgnoreCase)}
+		re, err := regex(m.Path, m.IgnoreCase)
+		if err != nil {
+			return fmt.Errorf("path: %w", err)
+		}
+		out.PathSpecifier = &routev3.RouteMatch_SafeRegex{SafeRegex: re}
 		out.CaseSensitive = nil // Envoy refuses it beside a regex
 	case ir.PathElement:
 		if p := strings.TrimRight(m.Path, "/"); p != "" {
@@ -65,12 +70,18 @@ func pathMatch(out *routev3.RouteMatch, m ir.Match) error {
 	return nil
 }
 
-// regex writes an RE2 pattern that must match the whole value.
-func regex(pattern string, ignoreCase bool) *matcherv3.RegexMatcher {
+// regex writes an RE2 pattern, which in a match must fit the whole value. Go's
+// syntax is RE2's, so that what Envoy cannot parse is refused here, where the
+// object is known that it comes from. The size of the program is Envoy's to
+// judge.
+func regex(pattern string, ignoreCase bool) (*matcherv3.RegexMatcher, error) {
 	if ignoreCase {
 		pattern = "(?i)" + pattern
 	}
-	return &matcherv3.RegexMatcher{Regex: pattern}
+	if _, err := syntax.Parse(pattern, syntax.Perl); err != nil {
+		return nil, fmt.Errorf("regular expression: %w", err)
+	}
+	return &matcherv3.RegexMatcher{Regex: pattern}, nil
 }
 
 func headerMatch(h ir.HeaderMatch) (*routev3.HeaderMatcher, error) {
@@ -125,7 +136,11 @@ func stringMatcher(s ir.StringMatch) (*matcherv3.StringMatcher, error) {
 	case s.Contains != "":
 		m.MatchPattern = &matcherv3.StringMatcher_Contains{Contains: s.Contains}
 	case s.Regex != "":
-		m.MatchPattern = &matcherv3.StringMatcher_SafeRegex{SafeRegex: regex(s.Regex, s.IgnoreCase)}
+		re, err := regex(s.Regex, s.IgnoreCase)
+		if err != nil {
+			return nil, err
+		}
+		m.MatchPattern = &matcherv3.StringMatcher_SafeRegex{SafeRegex: re}
 		m.IgnoreCase = false // without effect on a regex
 	default:
 		m.MatchPattern = &matcherv3.StringMatcher_Exact{Exact: s.Exact}

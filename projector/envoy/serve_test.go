@@ -49,8 +49,31 @@ func start(t *testing.T, listeners int, bootstrap func(envoy.Admin) []byte) *pro
 	if err := os.WriteFile(path, bootstrap(envoy.Admin{Socket: socket}), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	launch(t, path)
+	p := &proxy{ports: map[string]int{}, admin: &http.Client{
+		Timeout: 10 * time.Second,
+		Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+		}},
+	}}
+	t.Cleanup(p.admin.CloseIdleConnections)
+	deadline := time.Now().Add(60 * time.Second)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for ; len(p.ports) < listeners; <-tick.C {
+		if time.Now().After(deadline) {
+			t.Fatalf("envoy does not listen: %v", p.ports)
+		}
+		p.listeners()
+	}
+	return p
+}
+
+// launch starts an Envoy, which ends with the test.
+func launch(t *testing.T, bootstrap string) {
+	t.Helper()
 	id := int(int64(os.Getpid()%100_000)*100 + baseID.Add(1))
-	cmd := exec.Command(testbed.Envoy(t), "-c", path, "--base-id", strconv.Itoa(id), "--log-level", "error", "--concurrency", "1", "--drain-time-s", "1")
+	cmd := exec.Command(testbed.Envoy(t), "-c", bootstrap, "--base-id", strconv.Itoa(id), "--log-level", "error", "--concurrency", "1", "--drain-time-s", "1")
 	output, err := cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -70,23 +93,6 @@ func start(t *testing.T, listeners int, bootstrap func(envoy.Admin) []byte) *pro
 		<-said
 		_ = cmd.Wait()
 	})
-	p := &proxy{ports: map[string]int{}, admin: &http.Client{
-		Timeout: 10 * time.Second,
-		Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
-		}},
-	}}
-	t.Cleanup(p.admin.CloseIdleConnections)
-	deadline := time.Now().Add(60 * time.Second)
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for ; len(p.ports) < listeners; <-tick.C {
-		if time.Now().After(deadline) {
-			t.Fatalf("envoy does not listen: %v", p.ports)
-		}
-		p.listeners()
-	}
-	return p
 }
 
 // TestTasterRuns: an Envoy with what is tasted becomes live and binds nothing
@@ -235,7 +241,7 @@ func TestServed(t *testing.T) {
 		},
 		Tables: []ir.RouteTable{
 			{Name: "open", Sentinel: true, Hosts: []ir.VirtualHost{{Name: "any", Domains: []string{"*"}, Routes: []ir.Route{
-				forwarded("/root", ir.PathElement, rewrite("/")),
+				forwarded("/base", ir.PathElement, rewrite("/")),
 				forwarded("/strip/", ir.PathPrefix, rewrite("")),
 				forwarded("/pre", ir.PathPrefix, rewrite("/new")),
 				forwarded("/whole", ir.PathExact, func(r *ir.Route) { r.Rewrite.Path = `/a\1b` }),
@@ -277,9 +283,9 @@ func TestServed(t *testing.T) {
 		listener, path string
 		want           answer
 	}{
-		{"open", "/root", answer{200, "/ h.example "}},
-		{"open", "/root/x", answer{200, "/x h.example "}},
-		{"open", "/rooted", answer{404, "no /rooted"}},
+		{"open", "/base", answer{200, "/ h.example "}},
+		{"open", "/base/x", answer{200, "/x h.example "}},
+		{"open", "/based", answer{404, "no /based"}},
 		{"open", "/strip/x", answer{200, "/x h.example "}},
 		{"open", "/prefix", answer{200, "/newfix h.example "}},
 		{"open", "/whole", answer{200, `/a\1b h.example `}},

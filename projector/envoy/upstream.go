@@ -2,6 +2,7 @@ package envoy
 
 import (
 	"fmt"
+	"net/netip"
 	"strconv"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
@@ -96,6 +97,11 @@ func discovery(c *clusterv3.Cluster, u ir.Upstream) error {
 	}
 	switch u.Discovery {
 	case ir.DiscoverStatic:
+		for _, h := range u.Hosts {
+			if _, err := netip.ParseAddr(h.Host); err != nil {
+				return fmt.Errorf("host %q is no IP address, and nothing is to look it up", h.Host)
+			}
+		}
 		c.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC}
 		c.LoadAssignment = hostAssignment(u.Name, u.Hosts)
 	case ir.DiscoverDNS, ir.DiscoverLogicalDNS:
