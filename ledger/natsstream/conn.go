@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"github.com/chancery-dev/chancery/ledger"
 )
 
 // Conn is a connection to NATS that tells publishers at once when the server
@@ -36,6 +38,9 @@ type ConnectOptions struct {
 	URL string
 	// Server is an embedded server to connect to within the process.
 	Server *Server
+	// Cluster is set on the connection of a collector: a server lets it hear only
+	// answers under its own name.
+	Cluster ledger.ClusterName
 	// Extra options, such as the TLS configuration or credentials.
 	Extra []nats.Option
 	// Logger gets what happens to the connection. Nil means slog.Default.
@@ -71,6 +76,9 @@ func Connect(o ConnectOptions) (*Conn, error) {
 	if o.Server != nil {
 		opts = append(opts, nats.InProcessServer(o.Server.ns))
 	}
+	if o.Cluster != "" {
+		opts = append(opts, nats.CustomInboxPrefix(inboxPrefix(o.Cluster)))
+	}
 	nc, err := nats.Connect(o.URL, append(opts, o.Extra...)...)
 	if err != nil {
 		return nil, fmt.Errorf("connect to nats as %s: %w", o.Name, err)
@@ -78,6 +86,10 @@ func Connect(o ConnectOptions) (*Conn, error) {
 	c.Conn = nc
 	return c, nil
 }
+
+// inboxPrefix is what the subjects start with on which a collector gets
+// answers.
+func inboxPrefix(c ledger.ClusterName) string { return "_INBOX." + string(c) }
 
 // watchRefusal returns a context that ends with ErrRefused as its cause when
 // the server says that one of the subjects may not be published on. The

@@ -188,7 +188,7 @@ func collectorPermissions(c ledger.ClusterName) *server.Permissions {
 			"chancery.event." + string(c) + ".>", ledger.SyncSubject(c),
 		}},
 		Subscribe: &server.SubjectPermission{Allow: []string{
-			"_INBOX." + string(c) + ".>", "chancery.to." + string(c) + ".>",
+			inboxPrefix(c) + ".>", "chancery.to." + string(c) + ".>",
 		}},
 	}
 }
