@@ -29,6 +29,14 @@ const (
 	resendFor   = time.Minute
 )
 
+// A collector whose epoch another takes over claims the next one. Two that run at the same time would do so without
+// end, so each waits longer every time, from reclaimFirst to 1024 times that, until it was left alone for
+// reclaimForget.
+const (
+	reclaimFirst  = 100 * time.Millisecond
+	reclaimForget = 10 * time.Minute
+)
+
 // Position is an event's place in what a collector has published.
 type Position struct {
 	Epoch uint64 `json:"epoch"`
@@ -171,12 +179,15 @@ type Effects struct {
 	More bool
 	// Waiting: changes wait for room in the outbox.
 	Waiting bool
+	// Superseded names, when not nil, the other collector of the cluster that had taken over, and from which the
+	// core takes over again.
+	Superseded *Claim
 }
 
 // Settings are what a core is told once.
 type Settings struct {
 	Cluster  ledger.ClusterName
-	Instance string // names this process in event ids
+	Instance string // names this process in event ids, where it may get a suffix
 	Key      ed25519.PrivateKey
 }
 
@@ -200,14 +211,21 @@ type Core struct {
 	lost         bool     // State.Partial
 
 	// The epoch.
-	known   *uint64
-	epoch   uint64
-	next    uint64 // N of the next event; 0 until the epoch is claimed in the outbox
-	claimed bool   // read back: the epoch is ours
-	dirty   map[ledger.ObjectKey]struct{}
-	recheck bool // findings may have changed
-	sync    *syncing
-	resend  struct {
+	known     *uint64
+	epoch     uint64
+	next      uint64 // N of the next event; 0 until the epoch is claimed in the outbox
+	claimed   bool   // read back: the epoch is ours
+	dirty     map[ledger.ObjectKey]struct{}
+	recheck   bool // findings may have changed
+	sync      *syncing
+	highest   uint64 // epoch that this core has claimed
+	instance  string // Settings.Instance, or a name of its own where an epoch is claimed for the second time
+	lives     int    // how often that was so
+	overtaken struct {
+		at    time.Time // the last time that another collector's epoch was answered with a claim
+		times int
+	}
+	resend struct {
 		want        Position
 		first, last time.Time // when it was asked for, and when it was last answered
 	}
@@ -232,7 +250,7 @@ func (s *syncing) covers(k ledger.ObjectKey) bool {
 // NewCore returns a core that goes on from what an outbox remembers. It takes the state over.
 func NewCore(set Settings, state State) *Core {
 	c := &Core{
-		set: set, want: map[ledger.ObjectKey]*Object{}, refs: map[ledger.ObjectKey]int{}, tooLarge: map[ledger.ObjectKey]int{},
+		set: set, instance: set.Instance, want: map[ledger.ObjectKey]*Object{}, refs: map[ledger.ObjectKey]int{}, tooLarge: map[ledger.ObjectKey]int{},
 	}
 	c.Restart(state)
 	return c
@@ -296,7 +314,7 @@ func (c *Core) onKnown(epoch uint64) {
 func (c *Core) onClaimed(claim Claim) {
 	switch {
 	case claim.Epoch != c.epoch || c.next == 0:
-	case claim.Instance != c.set.Instance:
+	case claim.Instance != c.instance:
 		c.forget()
 		c.leaveEpoch(claim.Epoch)
 	case !c.claimed:
@@ -328,6 +346,10 @@ func (c *Core) onControl(m Control) {
 	if m.Kind != Reclaim && m.Instance != "" && m.Epoch == c.epoch {
 		c.onClaimed(Claim{Epoch: m.Epoch, Instance: m.Instance})
 	}
+	if m.Kind == Trim && m.Epoch > c.epoch {
+		c.onOvertaken(Claim{Epoch: m.Epoch, Instance: m.Instance})
+		return
+	}
 	at := Position{m.Epoch, m.N}
 	switch m.Kind {
 	case Trim:
@@ -349,6 +371,22 @@ func (c *Core) onControl(m Control) {
 			c.onBehind(m.Epoch-1, Position{m.Epoch, 0})
 		}
 	}
+}
+
+// onOvertaken claims an epoch above that of another collector of the cluster, now or when the hub repeats itself.
+func (c *Core) onOvertaken(by Claim) {
+	o := &c.overtaken
+	if c.now.Sub(o.at) > reclaimForget {
+		o.times = 0
+	}
+	if o.times > 0 && c.now.Sub(o.at) < reclaimFirst<<min(o.times-1, 10) {
+		return
+	}
+	o.at = c.now
+	o.times++
+	c.out.Superseded = &by
+	c.forget()
+	c.leaveEpoch(by.Epoch)
 }
 
 // onBehind answers a ledger whose last epoch for this cluster is last and that wants the event at want next. Where
@@ -532,6 +570,12 @@ func (c *Core) claim() {
 		c.out.Persist.Findings = &Told{}
 	}
 	c.epoch++
+	if c.epoch <= c.highest {
+		// The ledger was set back. What it still has of this epoch must not be taken for what is told now.
+		c.lives++
+		c.instance = fmt.Sprintf("%s.%d", c.set.Instance, c.lives)
+	}
+	c.highest = max(c.highest, c.epoch)
 	c.out.Persist.Epoch = c.epoch
 	c.append(ledger.SyncBegin, ledger.Event{}, ledger.SyncBeginData{})
 	c.out.ReadBack = c.epoch
@@ -837,7 +881,7 @@ func (c *Core) append(t ledger.Type, e ledger.Event, data any) Position {
 }
 
 func (c *Core) appendEvent(e ledger.Event) (Position, error) {
-	e.ID = ledger.Origin{Cluster: c.set.Cluster, Epoch: c.epoch, Instance: c.set.Instance, N: c.next}
+	e.ID = ledger.Origin{Cluster: c.set.Cluster, Epoch: c.epoch, Instance: c.instance, N: c.next}
 	e.Source = "/clusters/" + string(c.set.Cluster) + "/collector"
 	e.Subject = ledger.SyncSubject(c.set.Cluster)
 	if e.Object != (ledger.ObjectKey{}) {

@@ -98,6 +98,8 @@ func (p *publisher) answer(ctx context.Context, in Input) bool {
 
 // publishAll publishes until nothing is left.
 func (p *publisher) publishAll(ctx context.Context) bool {
+	pause := backoff.NewExponentialBackOff()
+	pause.InitialInterval, pause.MaxInterval = 100*time.Millisecond, 30*time.Second
 	for {
 		p.mu.Lock()
 		cursor, rewinds, changes := p.cursor, p.rewinds, p.changes
@@ -134,14 +136,14 @@ func (p *publisher) publishAll(ctx context.Context) bool {
 			ask = 0
 		}
 		p.mu.Unlock()
-		if ask != 0 && !p.askWhose(ctx, ask) {
+		if ask != 0 && !p.askWhose(ctx, ask, pause) {
 			return false
 		}
 	}
 }
 
-// askWhose reads back who has an epoch. Where the stream cannot say, the hub will.
-func (p *publisher) askWhose(ctx context.Context, epoch uint64) bool {
+// askWhose reads back who has an epoch. A claim that the stream has not, though it said so, is published again.
+func (p *publisher) askWhose(ctx context.Context, epoch uint64, pause *backoff.ExponentialBackOff) bool {
 	claim, ok := retry(ctx, p, "claim", func() (*Claim, error) {
 		claim, ok, err := p.Stream.FirstClaim(ctx, p.Cluster, epoch)
 		if err != nil || !ok {
@@ -152,11 +154,23 @@ func (p *publisher) askWhose(ctx context.Context, epoch uint64) bool {
 	if !ok {
 		return false
 	}
-	if claim == nil {
-		p.Logger.Warn("claim is not on the stream; waiting for the hub's word", slog.String("cluster", string(p.Cluster)), slog.Uint64("epoch", epoch))
-		return true
+	if claim != nil {
+		pause.Reset()
+		return p.answer(ctx, Input{Claimed: claim})
 	}
-	return p.answer(ctx, Input{Claimed: claim})
+	p.Logger.Warn("claim is not on the stream; publishing it again", slog.String("cluster", string(p.Cluster)), slog.Uint64("epoch", epoch))
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(pause.NextBackOff()):
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.readBack == 0 { // else another epoch is claimed already
+		p.cursor, p.readBack = Position{epoch, 0}, epoch
+		p.rewinds++
+	}
+	return true
 }
 
 // messageID names one record, and one time that the hub asked for it.

@@ -202,6 +202,10 @@ func (r *runner) step(in Input) {
 
 func (r *runner) note(out Effects, used, limit int64) {
 	r.Metrics.state(r.Cluster, r.core, used, limit)
+	if out.Superseded != nil {
+		r.Logger.Warn("another collector has taken over; claiming the cluster again. If two run for one site, stop one",
+			slog.String("cluster", string(r.Cluster)), slog.Uint64("epoch", out.Superseded.Epoch), slog.String("instance", out.Superseded.Instance))
+	}
 	if out.Waiting == r.waiting || r.broken != nil {
 		return
 	}

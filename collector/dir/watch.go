@@ -97,9 +97,9 @@ type watcher struct {
 	*scanner
 	notify   *fsnotify.Watcher
 	emit     func(Change)
-	watched  map[string]bool // directories
-	unseen   string          // why some directory is not watched, "" if all are
-	complete bool            // a Change with Full was emitted
+	watched  map[string]bool  // directories
+	unseen   string           // why some directory is not watched, "" if all are
+	complete bool             // a Change with Full was emitted
 	now      collector.Report // what cannot be read now
 	told     collector.Report
 
