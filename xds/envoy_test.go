@@ -31,6 +31,7 @@ type proxy struct {
 	admin *process.Admin
 	port  uint32 // for the tests' listener
 	tb    testing.TB
+	stop  func()
 }
 
 // startEnvoy runs an Envoy on the fixture's socket until the test ends.
@@ -53,12 +54,16 @@ func startEnvoy(tb testing.TB, socket string) *proxy {
 	done := make(chan error, 1)
 	go func() { done <- p.Run(ctx) }()
 	e := &proxy{Process: p, admin: process.NewAdmin(adminSocket), port: freePort(tb), tb: tb}
-	tb.Cleanup(func() {
+	e.stop = func() {
+		e.stop = func() {}
 		e.admin.Close()
 		cancel()
 		if err := <-done; err != nil {
 			tb.Error(err)
 		}
+	}
+	tb.Cleanup(func() {
+		e.stop()
 		if tb.Failed() {
 			if b, err := os.ReadFile(p.LogPath()); err == nil {
 				tb.Logf("envoy's log:\n%s", b)
@@ -244,6 +249,13 @@ func startLoad(c *http.Client, url string, workers int) *load {
 	return l
 }
 
+// more waits for n more requests.
+func (l *load) more(tb testing.TB, n int64) {
+	tb.Helper()
+	enough := l.sent.Load() + n
+	waitFor(tb, "requests", func() bool { return l.sent.Load() > enough })
+}
+
 func (l *load) none(tb testing.TB) {
 	tb.Helper()
 	l.stop()
@@ -359,6 +371,7 @@ func TestEnvoyRefuses(t *testing.T) {
 	f.Offer(head(3, good), good)
 	f.acked(t, 3)
 	p.until("/", "two")
+	l.more(t, 50)
 	l.none(t)
 }
 
@@ -393,8 +406,7 @@ func TestEnvoyMoves(t *testing.T) {
 		f.Offer(head(uint64(i+1), s), s, answer(t, name, b))
 		if i%3 == 0 {
 			f.acked(t, uint64(i+1)) // the others are overtaken on the way
-			enough := l.sent.Load() + 20
-			waitFor(t, "requests", func() bool { return l.sent.Load() > enough })
+			l.more(t, 20)
 		}
 	}
 	f.acked(t, moves+1)

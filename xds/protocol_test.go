@@ -375,6 +375,22 @@ func TestReconnectIsSentNothing(t *testing.T) {
 	c3.quiet(f3)
 }
 
+// TestNothingIsAnAnswer shows that a client that waits for everything is told
+// when there is nothing: an Envoy starts no listener before.
+func TestNothingIsAnAnswer(t *testing.T) {
+	f := serve(t, cache.Options{})
+	c := dial(t, f.socket)
+	c.ask(upstreams)
+	c.ask(secrets, "probe")
+	s := probed(t)
+	f.Offer(head(1, s), s)
+	c.expect("upstreams")
+	c.ask(listeners)
+	c.expect("listeners")
+	f.acked(t, 1)
+	c.quiet(f)
+}
+
 func TestAskedForBeforeItExists(t *testing.T) {
 	f := serve(t, cache.Options{})
 	c := dial(t, f.socket)
@@ -502,6 +518,7 @@ func TestRefusedTwice(t *testing.T) {
 		c.nack(r, "no")
 	}
 	c.quiet(f)
+
 	first := probed(t, raw(upstreams, "a", "a3"))
 	f2 := serve(t, cache.Options{})
 	f2.Offer(head(1, first), first)

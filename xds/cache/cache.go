@@ -18,6 +18,9 @@ type Options struct {
 	// OnVerdict is told of each verdict (Acked and Nacked), once for each node
 	// and head. It is called from the streams' goroutines and must not block.
 	OnVerdict func(projector.Verdict)
+	// OnConnect is told of each node that connects; fresh says that it has
+	// nothing yet. It must not block. Nil: nobody is told.
+	OnConnect func(node string, fresh bool)
 	// WarmLimit bounds how long routes wait for upstreams that do not get
 	// warm. Zero means DefaultWarmLimit.
 	WarmLimit time.Duration

@@ -29,6 +29,7 @@ type Stream struct {
 
 	mu      sync.Mutex // guards what follows; the cache's may be taken under it
 	node    string     // set at the latest by the first request
+	known   bool       // there was a first request
 	lanes   [numTypes]lane
 	target  *Generation // what upstreams, listeners and routes are on their way to
 	acked   key         // the head that was acknowledged last
@@ -65,6 +66,9 @@ type lane struct {
 	// there is something to compare them with; started says that was done.
 	first   map[string]string
 	started bool
+	// greeting says that a client that asked for everything and has nothing is
+	// to be told even that there is nothing: it waits for a first response.
+	greeting bool
 	// unanswered is what remains of first: versions of what is needed but has
 	// no answer of the live plane yet. Unknown is not gone.
 	unanswered map[string]string
@@ -190,8 +194,14 @@ func (s *Stream) OnStreamDeltaResponse(int64, *discovery.DeltaDiscoveryRequest, 
 func (s *Stream) OnStreamDeltaRequest(_ int64, req *discovery.DeltaDiscoveryRequest) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.node == "" {
-		s.node = req.GetNode().GetId()
+	if !s.known {
+		s.known = true
+		if s.node == "" {
+			s.node = req.GetNode().GetId()
+		}
+		if s.cache.opts.OnConnect != nil {
+			s.cache.opts.OnConnect(s.node, len(req.GetInitialResourceVersions()) == 0)
+		}
 	}
 	t, ok := typeOf(req.GetTypeUrl())
 	if !ok || req.GetResponseNonce() == "" {
@@ -393,7 +403,7 @@ func (s *Stream) facts(want *Generation) Facts {
 		}
 		f.Lanes[t] = Lane{
 			Open: true, Ready: l.ready(),
-			Behind:    l.at != to || len(l.owed) > 0,
+			Behind:    l.at != to || len(l.owed) > 0 || l.greeting,
 			Lingering: len(l.lingering) > 0 && (!l.live() || s.target == want),
 		}
 	}
@@ -408,6 +418,7 @@ func (l *lane) start(g *Generation) {
 	l.first = nil
 	wildcard := l.watch.sub.IsWildcard()
 	if wildcard && len(first) == 0 {
+		l.greeting = true
 		return // all of it, from the shared delta
 	}
 	l.at = to
@@ -549,9 +560,10 @@ func (s *Stream) push(l *lane, to *Generation, wire []byte, names, removed []str
 	if !l.watch.sub.IsWildcard() {
 		removed = slices.DeleteFunc(removed, func(n string) bool { return !l.subscribes(n) })
 	}
-	if len(names) == 0 && len(removed) == 0 {
+	if len(names) == 0 && len(removed) == 0 && !l.greeting {
 		return false
 	}
+	l.greeting = false
 	if len(removed) > 0 {
 		wire = slices.Clip(wire)
 		for _, n := range removed {
