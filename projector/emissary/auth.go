@@ -103,7 +103,7 @@ func readAuthService(w World, f *findings, key UnitKey, o *getambassador.AuthSer
 		linkerd = *s.AddLinkerdHeaders
 	}
 	if linkerd {
-		x.AddAuthHeaders = append(x.AddAuthHeaders, ir.HeaderValue{Name: "l5d-dst-override", Value: x.HostHeader})
+		x.AddAuthHeaders = append(x.AddAuthHeaders, ir.HeaderValue{Name: "l5d-dst-override", Value: "extauth:80"})
 	}
 	return x, &needed, true
 }

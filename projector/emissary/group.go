@@ -125,13 +125,14 @@ func coreMismatch(first, m *Mapping) string {
 // settings are a group's fields after flattening.
 type settings struct {
 	flat
+	path   ir.PathKind // of the first Mapping: prefix_exact and prefix_regex are the group's
 	add    headerAdds
 	labels map[string]string
 }
 
 // flatten takes each field from the heaviest Mapping that sets it.
 func flatten(g *Group, first *Mapping, members []*Mapping, redirect, shadow *Mapping) settings {
-	s := settings{add: headerAdds{map[string]getambassador.AddedHeader{}, map[string]getambassador.AddedHeader{}}, labels: map[string]string{}}
+	s := settings{path: first.Match.PathKind, add: headerAdds{map[string]getambassador.AddedHeader{}, map[string]getambassador.AddedHeader{}}, labels: map[string]string{}}
 	all := slices.Clone(members)
 	if len(all) == 0 {
 		for _, m := range []*Mapping{redirect, shadow} {
@@ -176,6 +177,7 @@ func (s *settings) take(f *flat) {
 
 func (s *settings) match(m *Mapping) ir.Match {
 	match := m.Match
+	match.PathKind = s.path
 	if s.ignoreCase != nil && match.PathKind != ir.PathRegex {
 		match.IgnoreCase = *s.ignoreCase
 	}
