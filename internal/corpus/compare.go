@@ -58,8 +58,22 @@ func (c *comparison) same(what string, want, got any) bool {
 	if want == got {
 		return true
 	}
-	c.add("%s: want %.120q, got %.120q", what, fmt.Sprint(want), fmt.Sprint(got))
+	w, g := parting(fmt.Sprint(want), fmt.Sprint(got))
+	c.add("%s: want %.120q, got %.120q", what, w, g)
 	return false
+}
+
+// parting drops what two long texts have in common at their beginning, but for a little, which shows where they part.
+func parting(a, b string) (string, string) {
+	const context = 30 // bytes
+	n := 0
+	for n < len(a) && n < len(b) && a[n] == b[n] {
+		n++
+	}
+	if n <= 2*context {
+		return a, b
+	}
+	return "…" + a[n-context:], "…" + b[n-context:]
 }
 
 func (c *comparison) distribution(want, got *Expect) {

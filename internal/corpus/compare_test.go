@@ -116,3 +116,11 @@ func TestCompareShares(t *testing.T) {
 		t.Errorf("with one endpoint: %q", d)
 	}
 }
+
+func TestCompareShowsWhereLongTextsPart(t *testing.T) {
+	want, got := &corpus.Expect{Body: strings.Repeat("a", 300) + "b"}, &corpus.Expect{Body: strings.Repeat("a", 300) + "c"}
+	d := corpus.Compare(want, got)
+	if len(d) != 1 || !strings.Contains(d[0], `aab", got "…aa`) || !strings.HasSuffix(d[0], `aac"`) {
+		t.Errorf("found %q, want the place where the texts part", d)
+	}
+}
