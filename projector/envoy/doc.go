@@ -4,8 +4,8 @@
 // bytes of one resource; EndpointNeed and SecretNeed write what the live plane
 // has to bring, Endpoints and Secret what it brought. BootstrapStatic and
 // BootstrapADS write a whole bootstrap. Checker is our own reference check,
-// which finds what Envoy accepts and should not; Taste rewrites updates for an
-// Envoy that only has to judge them.
+// which finds what Envoy accepts and should not; Tasteable rewrites updates for
+// an Envoy that only has to judge them.
 //
 // It promises that equal values give equal bytes, in every process and on every
 // machine, and that every field of the ir has the effect that its comment says

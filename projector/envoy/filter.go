@@ -44,10 +44,6 @@ const (
 	customResponseFilter = "envoy.filters.http.custom_response"
 	headerMutationFilter = "envoy.filters.http.header_mutation"
 	routerFilter         = "envoy.filters.http.router"
-
-	// directFilter answers in place of a broken authentication service. It is
-	// another name than that of Lua from the configuration.
-	directFilter = "chancery.direct_response"
 )
 
 // filterNames translates the ir's words.
@@ -86,12 +82,12 @@ func filterConfig(f ir.Filter) (string, message, error) {
 	if f.Disabled {
 		return "", nil, fmt.Errorf("only a route turns a filter off; leave it out of the chain")
 	}
-	if f.Direct != nil {
-		return directFilter, luaDirect(*f.Direct), nil
-	}
 	name, ok := filterNames[f.Name]
 	if !ok {
 		return "", nil, fmt.Errorf("no filter has this name")
+	}
+	if f.Direct != nil { // under the name of what it stands for, so that what turns that off turns this off
+		return name, luaDirect(*f.Direct), nil
 	}
 	var m message
 	var err error

@@ -135,11 +135,8 @@ func routeFilters(r ir.Route) (map[string]*anypb.Any, error) {
 		out[corsFilter] = c
 	}
 	switch {
-	case r.DisableAuth:
-		if err := set(extAuthzFilter, &extauthzv3.ExtAuthzPerRoute{Override: &extauthzv3.ExtAuthzPerRoute_Disabled{Disabled: true}}); err != nil {
-			return nil, err
-		}
-		if err := set(directFilter, &routev3.FilterConfig{Disabled: true}); err != nil {
+	case r.DisableAuth: // the filter as such, whatever stands in for it
+		if err := set(extAuthzFilter, &routev3.FilterConfig{Disabled: true}); err != nil {
 			return nil, err
 		}
 	case len(r.AuthContext) > 0:

@@ -235,6 +235,9 @@ func TestServed(t *testing.T) {
 				{Name: "ext-authz", Direct: &ir.Direct{Status: 500, Body: "{\"auth\": \"broken\\\" ]]\"}\n"}},
 				{Name: "rate-limit", RateLimit: &ir.RateLimitService{Upstream: "backend", Domain: "d", FailClosed: true}},
 			}}}}},
+			{Name: "authz", Address: "127.0.0.1", Chains: []ir.Chain{{Name: "c", HTTP: &ir.HTTP{Routes: "authz", Filters: []ir.Filter{
+				{Name: "ext-authz", ExtAuthz: &ir.ExtAuthz{Upstream: "nobody", Timeout: 5 * time.Second}},
+			}}}}},
 			{Name: "broken", Address: "127.0.0.1", Chains: []ir.Chain{{Name: "c", HTTP: &ir.HTTP{Routes: "shut", Filters: []ir.Filter{
 				{Name: "ext-authz", Direct: &ir.Direct{Status: 500, Body: "{\"auth\": \"broken\\\" ]]\"}\n"}},
 			}}}}},
@@ -256,11 +259,18 @@ func TestServed(t *testing.T) {
 			}}}},
 			{Name: "shut", Sentinel: true, Hosts: []ir.VirtualHost{{Name: "any", Domains: []string{"*"}, Routes: []ir.Route{
 				forwarded("/bypass", ir.PathPrefix, func(r *ir.Route) { r.DisableAuth = true }),
+				forwarded("/context", ir.PathPrefix, func(r *ir.Route) { r.AuthContext = map[string]string{"a": "b"} }),
 				forwarded("/", ir.PathPrefix, nil),
 			}}}},
 		},
-		Upstreams: []ir.Upstream{{Name: "backend", Hosts: []ir.HostPort{backend(t)}}},
+		Upstreams: []ir.Upstream{
+			{Name: "backend", Hosts: []ir.HostPort{backend(t)}},
+			{Name: "nobody", Hosts: []ir.HostPort{{Host: "127.0.0.1", Port: 1}}},
+		},
 	}
+	authz := c.Tables[1]
+	authz.Name = "authz"
+	c.Tables = append(c.Tables, authz)
 	p := run(t, c)
 	s := snapshot(t, c)
 
@@ -293,7 +303,10 @@ func TestServed(t *testing.T) {
 		{"open", "/sent", answer{200, "/sent inside.example default"}},
 		{"open", "/none", answer{404, "no /none"}},
 		{"shut", "/x", answer{403, "RBAC: access denied"}},
+		{"authz", "/x", answer{403, ""}},
+		{"authz", "/bypass", answer{200, "/bypass h.example "}},
 		{"broken", "/x", answer{500, "{\"auth\": \"broken\\\" ]]\"}\n"}},
+		{"broken", "/context", answer{500, "{\"auth\": \"broken\\\" ]]\"}\n"}},
 		{"broken", "/bypass", answer{200, "/bypass h.example "}},
 	} {
 		code, body, header := p.ask(t, q.listener, "h.example", q.path)

@@ -103,7 +103,7 @@ func SentinelHost(table string) string {
 // sentinelSkips are the filters that could refuse, delay or replace the
 // sentinel's answer. The others let a small GET and its answer pass, and each
 // name costs its bytes in every table.
-var sentinelSkips = []string{luaFilter, rbacFilter, extAuthzFilter, rateLimitFilter, directFilter}
+var sentinelSkips = []string{luaFilter, rbacFilter, extAuthzFilter, rateLimitFilter}
 
 func sentinelHost(table, body string) *routev3.VirtualHost {
 	off := &anypb.Any{

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	fileaccesslogv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/file/v3"
 	"google.golang.org/protobuf/proto"
@@ -48,7 +49,7 @@ func tasteable(r projector.Resource, t projector.ResourceType) (projector.Resour
 		m.HealthChecks = nil
 		if m.GetClusterType() != nil { // DNS: no name may be asked for
 			m.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC}
-			m.LoadAssignment.Endpoints = nil
+			m.LoadAssignment = &endpointv3.ClusterLoadAssignment{ClusterName: m.Name}
 		}
 	}
 	b, err := marshal(m)
