@@ -11,6 +11,7 @@ import (
 	"github.com/chancery-dev/chancery/collector"
 	"github.com/chancery-dev/chancery/collector/collectortest"
 	"github.com/chancery-dev/chancery/collector/dir"
+	"github.com/chancery-dev/chancery/collector/outbox"
 )
 
 // directory is a source with one file for each object.
@@ -70,4 +71,19 @@ func (d directory) Restore(o map[string]any) { d.Put(o) }
 
 func TestSite(t *testing.T) {
 	collectortest.TestSite(t, func(t *testing.T) collectortest.Source { return newDirectory(t) })
+}
+
+// fileOutbox returns an outbox on disk.
+func fileOutbox(t testing.TB) *collectortest.Outbox {
+	t.Helper()
+	box, err := outbox.Open(filepath.Join(t.TempDir(), "outbox.db"), collectortest.Cluster, outbox.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := box.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return collectortest.NewOutbox(box, 0)
 }

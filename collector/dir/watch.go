@@ -103,6 +103,7 @@ type watcher struct {
 	now      collector.Report // what cannot be read now
 	told     collector.Report
 
+	renamed bool                 // the event before was of a file's old name, so that this one's is whole
 	writes  map[string]*deadline // files that are being written
 	removal *deadline            // when what is gone is believed
 }
@@ -221,10 +222,10 @@ func (w *watcher) follow() (added bool) {
 
 // onEvents takes an event and all that wait behind it.
 func (w *watcher) onEvents(e fsnotify.Event) {
-	rescan, renamed := false, false
+	rescan := false
 	for {
-		rescan = w.onEvent(e, renamed) || rescan
-		renamed = e.Op.Has(fsnotify.Rename)
+		rescan = w.onEvent(e) || rescan
+		w.renamed = e.Op.Has(fsnotify.Rename)
 		select {
 		case next, ok := <-w.notify.Events:
 			if ok {
@@ -240,9 +241,8 @@ func (w *watcher) onEvents(e fsnotify.Event) {
 	}
 }
 
-// onEvent takes one event, and reports whether the whole directory has to be looked at. renamed says that the event
-// before was of a file's old name.
-func (w *watcher) onEvent(e fsnotify.Event, renamed bool) (rescan bool) {
+// onEvent takes one event, and reports whether the whole directory has to be looked at.
+func (w *watcher) onEvent(e fsnotify.Event) (rescan bool) {
 	now := time.Now()
 	base := filepath.Base(e.Name)
 	name, inside := w.relative(e.Name)
@@ -270,7 +270,7 @@ func (w *watcher) onEvent(e fsnotify.Event, renamed bool) (rescan bool) {
 		return false
 	case e.Op == fsnotify.Chmod:
 		return w.files[name] != nil && w.files[name].unread != ""
-	case e.Op.Has(fsnotify.Create) && (renamed || w.placed(e.Name)):
+	case e.Op.Has(fsnotify.Create) && (w.renamed || w.placed(e.Name)):
 		if w.readFile(name) {
 			delete(w.writes, name)
 			return false
