@@ -229,7 +229,7 @@ func TestCheckpointOfAnotherTree(t *testing.T) {
 }
 
 func TestMain(m *testing.M) {
-	if child := os.Getenv("BOLTSTORE_TEST_CHILD"); child != "" {
+	if child := os.Getenv(envChild); child != "" {
 		os.Exit(runChild(child, os.Args[len(os.Args)-1]))
 	}
 	os.Exit(m.Run())

@@ -157,15 +157,15 @@ func sign(who string, e ledger.Event) ledger.Incoming {
 // Stream gives messages their places in an incarnation of the stream.
 type Stream struct {
 	Incarnation string
-	last        uint64
+	Last        uint64 // place of the last message, 0 before the first
 }
 
 // Next returns the messages with the next places.
 func (s *Stream) Next(ms ...ledger.Incoming) []ledger.Incoming {
 	out := make([]ledger.Incoming, len(ms))
 	for i, m := range ms {
-		s.last++
-		m.Incarnation, m.StreamSeq = s.Incarnation, s.last
+		s.Last++
+		m.Incarnation, m.StreamSeq = s.Incarnation, s.Last
 		out[i] = m
 	}
 	return out

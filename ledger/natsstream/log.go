@@ -13,6 +13,7 @@ type logger struct {
 
 	mu      sync.Mutex
 	lastErr string // guarded by mu
+	fatal   bool   // guarded by mu; the server would have ended the process
 }
 
 func (l *logger) last() string {
@@ -24,10 +25,16 @@ func (l *logger) last() string {
 	return l.lastErr
 }
 
-func (l *logger) failed(format string, v []any) {
+func (l *logger) isFatal() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.fatal
+}
+
+func (l *logger) failed(fatal bool, format string, v []any) {
 	text := fmt.Sprintf(format, v...)
 	l.mu.Lock()
-	l.lastErr = text
+	l.lastErr, l.fatal = text, l.fatal || fatal
 	l.mu.Unlock()
 	l.log.Error("nats server error", "text", text)
 }
@@ -41,10 +48,10 @@ func (l *logger) Warnf(format string, v ...any) {
 }
 
 // Fatalf reports an error; unlike the server's own logger it does not exit.
-func (l *logger) Fatalf(format string, v ...any) { l.failed(format, v) }
+func (l *logger) Fatalf(format string, v ...any) { l.failed(true, format, v) }
 
 // Errorf reports an error.
-func (l *logger) Errorf(format string, v ...any) { l.failed(format, v) }
+func (l *logger) Errorf(format string, v ...any) { l.failed(false, format, v) }
 
 // Debugf drops debugging.
 func (l *logger) Debugf(string, ...any) {}

@@ -227,8 +227,12 @@ func start(opts *server.Options, timeout time.Duration, log *slog.Logger) (ns *s
 		}
 	}()
 	ns.Start()
-	if !ns.ReadyForConnections(timeout) || !ns.JetStreamEnabled() {
-		return nil, fmt.Errorf("nats server: not ready after %s on its store %s: %s", timeout, opts.StoreDir, logs.last())
+	// Start has recovered the store when it returns, or called it fatal.
+	if logs.isFatal() || !ns.JetStreamEnabled() {
+		return nil, fmt.Errorf("nats server: no JetStream on its store %s: %s", opts.StoreDir, logs.last())
+	}
+	if !ns.ReadyForConnections(timeout) {
+		return nil, fmt.Errorf("nats server: not ready after %s: %s", timeout, logs.last())
 	}
 	return ns, nil
 }
