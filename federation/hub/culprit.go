@@ -14,14 +14,17 @@ import (
 // scratch is a compiler of its own for a search beside the hub's goroutine.
 type scratch struct {
 	compiler *compile.Compiler
-	overlay  projector.Overlay
-	objects  map[ledger.ObjectKey]*projector.Object // current versions of suspects
+	objects  map[ledger.ObjectKey]*projector.Object // current versions
+	refused  map[ledger.ObjectKey]projector.Refusal
 }
 
-// scratch returns a copy of what was compiled last. It costs a full compile,
-// which the caller of search pays elsewhere.
+// scratch returns a copy of what was compiled last. Its first compile is a full
+// one, which search pays beside the hub's goroutine.
 func (h *Hub) scratch() *scratch {
-	s := &scratch{compiler: compile.New(h.settings().Compile), objects: map[ledger.ObjectKey]*projector.Object{}}
+	s := &scratch{
+		compiler: compile.New(h.settings().Compile), objects: map[ledger.ObjectKey]*projector.Object{},
+		refused: maps.Clone(h.refused),
+	}
 	var all []projector.Change
 	for _, k := range h.projection.Keys() {
 		o := h.projection.Get(k)
@@ -29,8 +32,22 @@ func (h *Hub) scratch() *scratch {
 		all = append(all, projector.Change{Key: k, After: o})
 	}
 	s.compiler.Apply(all)
-	s.overlay = projector.Overlay{LastGood: maps.Clone(h.overlay.LastGood), Refused: maps.Clone(h.overlay.Refused)}
+	s.compiler.SetOverlay(compile.OverlayChange{LastGood: maps.Clone(h.good.objects), Refused: s.refused})
 	return s
+}
+
+// without compiles with the suspects in back, by index, refused besides what is
+// refused anyway.
+func (s *scratch) without(suspects []ledger.ObjectKey, back map[int]bool) *projector.Snapshot {
+	change := compile.OverlayChange{Refused: map[ledger.ObjectKey]projector.Refusal{}}
+	for i, k := range suspects {
+		change.Refused[k] = s.refused[k]
+		if o := s.objects[k]; o != nil && back[i] {
+			change.Refused[k] = projector.Refusal{Digest: o.Digest, Message: "suspected"}
+		}
+	}
+	s.compiler.SetOverlay(change)
+	return s.compiler.Compile().Snapshot
 }
 
 func (h *Hub) settings() federation.Settings {
@@ -66,72 +83,30 @@ func (h *Hub) suspects(r Refusal) (keys []ledger.ObjectKey, narrowed bool) {
 	return slices.SortedFunc(maps.Keys(unproven), ledger.ObjectKey.Compare), len(narrow) > 0
 }
 
-// maxTastes bounds the tastes of one search.
-const maxTastes = 64
-
-// search finds the versions without which the Envoy takes the snapshot, by
-// bisection over the suspects, and sends the completed taste back.
+// search finds the versions without which the Envoy takes the snapshot, and
+// sends the completed taste back.
 func (h *Hub) search(ctx context.Context, t tasteDone, suspects []ledger.ObjectKey, s *scratch) {
 	t.searched = true
-	t.taste.Refused = map[ledger.ObjectKey]projector.Refusal{}
-	tastes := 0
-	// refusedWithout tastes the configuration in which these suspects are as they
-	// were before.
-	refusedWithout := func(back []ledger.ObjectKey) bool {
-		if tastes == maxTastes || ctx.Err() != nil {
-			return true
+	found, err := h.cfg.Taster.Culprits(ctx, len(suspects), func(included []int) (*projector.Snapshot, error) {
+		back := make(map[int]bool, len(suspects))
+		for i := range suspects {
+			back[i] = true
 		}
-		tastes++
-		o := projector.Overlay{LastGood: s.overlay.LastGood, Refused: maps.Clone(s.overlay.Refused)}
-		if o.Refused == nil {
-			o.Refused = map[ledger.ObjectKey]projector.Refusal{}
+		for _, i := range included {
+			delete(back, i)
 		}
-		for _, k := range back {
-			if obj := s.objects[k]; obj != nil {
-				o.Refused[k] = projector.Refusal{Digest: obj.Digest, Message: "suspected"}
-			}
-		}
-		s.compiler.SetOverlay(o)
-		limited, cancel := context.WithTimeout(ctx, tasteLimit)
-		defer cancel()
-		r, err := h.cfg.Taster.Taste(limited, s.compiler.Compile().Snapshot)
-		return err != nil || r != nil
+		return s.without(suspects, back), nil
+	})
+	if err != nil {
+		h.log.Warn("what an Envoy refuses could not be traced to single objects", "fingerprint", t.fingerprint.Short(), "found", len(found), "err", err)
 	}
-	for _, k := range minimal(suspects, refusedWithout) {
-		if obj := s.objects[k]; obj != nil {
-			t.taste.Refused[k] = projector.Refusal{Digest: obj.Digest, Message: t.taste.Message}
+	t.taste.Refused = map[ledger.ObjectKey]projector.Refusal{}
+	for _, i := range found {
+		if o := s.objects[suspects[i]]; o != nil {
+			t.taste.Refused[suspects[i]] = projector.Refusal{Digest: o.Digest, Message: t.taste.Message}
 		}
 	}
 	h.tasted <- t
-}
-
-// minimal returns a smallest set, by halving, of suspects that must go back so
-// that refused no longer holds; none when it holds even without all of them.
-func minimal(suspects []ledger.ObjectKey, refusedWithout func([]ledger.ObjectKey) bool) []ledger.ObjectKey {
-	if len(suspects) == 0 || refusedWithout(suspects) {
-		return nil
-	}
-	// Invariant: with need ∪ rest back, it is taken.
-	var need []ledger.ObjectKey
-	rest := suspects
-	for len(rest) > 0 {
-		// The shortest prefix of rest that must be back beside need.
-		lo, hi := 0, len(rest) // taken with hi, refused below lo
-		if !refusedWithout(need) {
-			return need
-		}
-		for lo+1 < hi {
-			mid := (lo + hi) / 2
-			if refusedWithout(slices.Concat(need, rest[:mid])) {
-				lo = mid
-			} else {
-				hi = mid
-			}
-		}
-		need = append(need, rest[hi-1])
-		rest = rest[:hi-1]
-	}
-	return need
 }
 
 // blame records which objects are behind a refusal of the newest revision by an

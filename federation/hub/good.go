@@ -12,7 +12,6 @@ import (
 // newest promoted revision. It is owned by the hub's goroutine.
 type goodVersions struct {
 	objects map[ledger.ObjectKey]*projector.Object // as of the newest promoted revision
-	changed bool                                   // since the overlay was made
 
 	touched  map[ledger.ObjectKey]struct{}          // changed since the newest compile
 	pending  map[ledger.ObjectKey]*projector.Object // compiled, not in a candidate yet; nil: gone
@@ -94,8 +93,10 @@ func (g *goodVersions) candidate(revision uint64, observed time.Time) {
 	}
 }
 
-// promote makes what the revisions up to this one serve the last good versions.
-func (g *goodVersions) promote(revision uint64) {
+// promote makes what the revisions up to this one serve the last good versions,
+// and returns which changed; nil: none is left.
+func (g *goodVersions) promote(revision uint64) map[ledger.ObjectKey]*projector.Object {
+	changed := map[ledger.ObjectKey]*projector.Object{}
 	for len(g.waiting) > 0 && g.waiting[0].revision <= revision {
 		for k, o := range g.waiting[0].objects {
 			if o == nil {
@@ -103,10 +104,11 @@ func (g *goodVersions) promote(revision uint64) {
 			} else {
 				g.objects[k] = o
 			}
-			g.changed = true
+			changed[k] = o
 		}
 		g.waiting = g.waiting[1:]
 	}
+	return changed
 }
 
 // unproven returns the objects that changed since the newest promoted revision.

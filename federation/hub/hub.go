@@ -44,6 +44,9 @@ type Taster interface {
 	// Taste returns nil when the Envoy takes the snapshot, else what it refused.
 	// An error means that it could not be asked.
 	Taste(ctx context.Context, s *projector.Snapshot) (*Refusal, error)
+	// Culprits returns those of n changes without which the others are taken;
+	// build makes the snapshot with only the given ones.
+	Culprits(ctx context.Context, n int, build func(included []int) (*projector.Snapshot, error)) ([]int, error)
 }
 
 // Refusal is what an Envoy refused.
@@ -101,8 +104,7 @@ type Hub struct {
 	observed   time.Time           // of the first change since the newest candidate
 	fenced     bool                // another hub decides
 	good       *goodVersions
-	overlay    projector.Overlay
-	refused    int // how many refusals the overlay has
+	refused    map[ledger.ObjectKey]projector.Refusal // as the compiler has them
 	tastes     map[projector.Fingerprint]federation.Taste
 	tasting    projector.Fingerprint
 	edges      map[string]federation.SeenEdge
@@ -259,9 +261,8 @@ func (h *Hub) open() error {
 		h.compiler, h.projection = compile.New(settings.Compile), projector.NewProjection()
 	}
 	h.compiler.SetSettings(settings.Compile)
-	h.overlay = projector.Overlay{LastGood: h.good.objects, Refused: f.Refused}
-	h.refused = len(f.Refused)
-	h.compiler.SetOverlay(h.overlay)
+	h.refused = map[ledger.ObjectKey]projector.Refusal{}
+	h.setOverlay(f, h.good.objects)
 	if err := h.each(at+1, size, func(seq ledger.Seq, e ledger.Event, _ ledger.Record) error {
 		return h.project(seq, e)
 	}); err != nil {
@@ -361,10 +362,9 @@ func (h *Hub) observe(seq ledger.Seq, e ledger.Event, r ledger.Record) {
 		}
 	case federation.VerdictDecision:
 		h.blame(f)
-		h.good.promote(f.LastGood)
-		h.syncOverlay(f)
+		h.setOverlay(f, h.good.promote(f.LastGood))
 	case federation.TasteDecision:
-		h.syncOverlay(f)
+		h.setOverlay(f, nil)
 	case federation.SettingsDecision:
 		h.compiler.SetSettings(h.state.Settings.Compile)
 		h.dirty = true
@@ -376,11 +376,17 @@ func (h *Hub) observe(seq ledger.Seq, e ledger.Event, r ledger.Record) {
 	}
 }
 
-func (h *Hub) syncOverlay(f *federation.FleetState) {
-	if h.good.changed || len(f.Refused) != h.refused {
-		h.good.changed, h.refused = false, len(f.Refused)
-		h.overlay = projector.Overlay{LastGood: h.good.objects, Refused: f.Refused}
-		h.compiler.SetOverlay(h.overlay)
+// setOverlay tells the compiler of changed last good versions, and of refusals
+// that it does not have.
+func (h *Hub) setOverlay(f *federation.FleetState, good map[ledger.ObjectKey]*projector.Object) {
+	change := compile.OverlayChange{LastGood: good, Refused: map[ledger.ObjectKey]projector.Refusal{}}
+	for k, r := range f.Refused {
+		if h.refused[k] != r {
+			change.Refused[k], h.refused[k] = r, r
+		}
+	}
+	if len(change.LastGood)+len(change.Refused) > 0 {
+		h.compiler.SetOverlay(change)
 		h.dirty = true
 	}
 }
@@ -400,7 +406,7 @@ const firstSyncLimit = 30 * time.Second
 
 // compile brings the compiled snapshot up to date and starts its taste.
 func (h *Hub) compile(ctx context.Context, now time.Time) {
-	if h.dirty && !h.firstSync(now) {
+	if h.dirty && !h.firstSync(now) && !h.nothingYet() {
 		started := time.Now()
 		res := h.compiler.Compile()
 		h.cfg.Metrics.compiled(time.Since(started), res)
@@ -430,15 +436,22 @@ func (h *Hub) compile(ctx context.Context, now time.Time) {
 	go h.taste(ctx, h.snapshot)
 }
 
-// firstSync reports whether a site is in the middle of its first list: what it
+// nothingYet reports whether there is nothing to serve and never was: an empty
+// snapshot is not made.
+func (h *Hub) nothingYet() bool {
+	return h.projection.Len() == 0 && h.state.Fleet(h.cfg.Fleet).Newest() == nil
+}
+
+// firstSync reports whether a site has not completed its first list: what it
 // would compile to is not what the site holds.
 func (h *Hub) firstSync(now time.Time) bool {
-	waiting := false
+	synced := 0
 	for _, s := range h.projection.Sites() {
-		if s.Syncing && s.Synced == 0 {
-			waiting = true
+		if s.Synced > 0 {
+			synced++
 		}
 	}
+	waiting := synced < len(h.state.Sites)
 	if !waiting {
 		h.syncSince = time.Time{}
 		return false

@@ -58,7 +58,7 @@ func (h *Hub) compileAt(r *federation.Revision) (rebuilt, *projector.Projection,
 	if state.Settings != nil {
 		out.compiler.SetSettings(state.Settings.Compile)
 	}
-	out.compiler.SetOverlay(projector.Overlay{LastGood: out.kept, Refused: state.Fleet(h.cfg.Fleet).Refused})
+	out.compiler.SetOverlay(compile.OverlayChange{LastGood: out.kept, Refused: state.Fleet(h.cfg.Fleet).Refused})
 	res := out.compiler.Compile()
 	out.snapshot, out.fingerprint = res.Snapshot, res.Snapshot.Fingerprint()
 	return out, p, nil

@@ -11,6 +11,7 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/chancery-dev/chancery/projector"
 	"github.com/chancery-dev/chancery/projector/ir"
@@ -136,4 +137,36 @@ func Secret(s ir.Secret, use ir.SecretUse) (projector.Resource, error) {
 		return projector.Resource{}, fmt.Errorf("secret %s: it cannot be marshalled", s.Name)
 	}
 	return projector.NewResource(s.Name, b), nil
+}
+
+// ReadEndpoints reads what Endpoints wrote.
+func ReadEndpoints(r projector.Resource) (ir.Endpoints, error) {
+	var m endpointv3.ClusterLoadAssignment
+	if err := proto.Unmarshal(r.Bytes, &m); err != nil {
+		return ir.Endpoints{}, fmt.Errorf("endpoints %s: %w", r.Name, err)
+	}
+	out := ir.Endpoints{Name: r.Name}
+	for _, l := range m.GetEndpoints() {
+		for _, lb := range l.GetLbEndpoints() {
+			a := lb.GetEndpoint().GetAddress().GetSocketAddress()
+			out.Addresses = append(out.Addresses, ir.Endpoint{
+				IP: a.GetAddress(), Port: a.GetPortValue(), Zone: l.GetLocality().GetZone(),
+				Draining: lb.GetHealthStatus() == corev3.HealthStatus_DRAINING,
+			})
+		}
+	}
+	return out, nil
+}
+
+// ReadSecret reads what Secret wrote. The error does not show it.
+func ReadSecret(r projector.Resource) (ir.Secret, error) {
+	var m tlsv3.Secret
+	if err := proto.Unmarshal(r.Bytes, &m); err != nil {
+		return ir.Secret{}, fmt.Errorf("secret %s: it cannot be read", r.Name)
+	}
+	c, v := m.GetTlsCertificate(), m.GetValidationContext()
+	return ir.Secret{
+		Name: r.Name, Chain: c.GetCertificateChain().GetInlineBytes(), Key: c.GetPrivateKey().GetInlineBytes(),
+		CA: v.GetTrustedCa().GetInlineBytes(), CRL: v.GetCrl().GetInlineBytes(),
+	}, nil
 }
