@@ -253,7 +253,7 @@ func (p *Process) adopt() (record, <-chan struct{}, error) {
 	if err == nil {
 		err = json.Unmarshal(b, &r)
 	}
-	if err != nil || !p.is(r) {
+	if err != nil || !r.runs() || !p.ours(r.PID) {
 		if r, err = p.search(); err != nil {
 			return r, nil, err
 		}
@@ -264,13 +264,13 @@ func (p *Process) adopt() (record, <-chan struct{}, error) {
 	return r, nil, nil
 }
 
-// is reports whether the record is of a process that runs.
-func (p *Process) is(r record) bool {
+// runs reports whether the process of the record still runs.
+func (r record) runs() bool {
 	if r.PID <= 0 {
 		return false
 	}
 	s, err := started(r.PID)
-	return err == nil && s == r.Started && p.ours(r.PID)
+	return err == nil && s == r.Started
 }
 
 // ours reports whether a process runs Envoy with our bootstrap.
@@ -334,11 +334,11 @@ func (p *Process) watch(ctx context.Context, r record, exited <-chan struct{}) (
 	for {
 		select {
 		case <-ctx.Done():
-			return p.is(r), nil
+			return r.runs(), nil
 		case <-exited:
 			return false, nil
 		case <-t.C:
-			if exited == nil && !p.is(r) { // not our child
+			if exited == nil && !r.runs() { // not our child
 				return false, nil
 			}
 			if err := p.trim(); err != nil {
@@ -379,7 +379,7 @@ func (p *Process) trim() error {
 func (p *Process) stop(r record, exited <-chan struct{}) {
 	ended := func() bool {
 		if exited == nil {
-			return !p.is(r)
+			return !r.runs()
 		}
 		select {
 		case <-exited:
@@ -403,14 +403,26 @@ func (p *Process) stop(r record, exited <-chan struct{}) {
 	}
 }
 
-// Restart ends the running Envoy; Run starts another.
-func (p *Process) Restart() {
-	p.mu.Lock()
-	r := p.now
-	p.mu.Unlock()
-	if p.is(r) {
-		_ = unix.Kill(-r.PID, unix.SIGKILL) // gone is what it is to be
+// Restart ends the running Envoy, if one runs, and waits for Run to start
+// another.
+func (p *Process) Restart(ctx context.Context) error {
+	pid, _, _, changed := p.State()
+	if pid != 0 {
+		p.mu.Lock()
+		r := p.now
+		p.mu.Unlock()
+		if r.runs() {
+			_ = unix.Kill(-r.PID, unix.SIGKILL) // gone is what it is to be
+		}
 	}
+	for old := pid; pid == old || pid == 0; pid, _, _, changed = p.State() {
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("restart envoy: %w", context.Cause(ctx))
+		}
+	}
+	return nil
 }
 
 func digest(b []byte) string {
