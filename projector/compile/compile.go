@@ -210,7 +210,11 @@ func (c *Compiler) Report(k ledger.ObjectKey) (projector.ObjectReport, bool) {
 		r.Findings = append(r.Findings, e.value...)
 	}
 	slices.SortStableFunc(r.Findings, func(a, b projector.Finding) int {
-		return cmp.Or(strings.Compare(string(a.Code), string(b.Code)), strings.Compare(a.Path, b.Path), strings.Compare(a.Message, b.Message))
+		c := cmp.Or(strings.Compare(string(a.Code), string(b.Code)), strings.Compare(a.Path, b.Path), strings.Compare(a.Message, b.Message))
+		if c == 0 && a.Other != nil && b.Other != nil {
+			c = a.Other.Compare(*b.Other)
+		}
+		return c
 	})
 	return r, true
 }

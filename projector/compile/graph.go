@@ -14,6 +14,7 @@ type graph struct {
 	current *node // being run, nil outside of a rule
 	gen     uint64
 	runs    int // nodes run since the graph was made
+	nodes   uint64
 }
 
 // rule is a family of nodes, one for each row or bucket that it is made from.
@@ -29,6 +30,7 @@ type rule struct {
 
 // node is one evaluation of a rule.
 type node struct {
+	id      uint64
 	rule    *rule
 	key     any
 	run     func()
@@ -65,6 +67,11 @@ func (g *graph) newRule(name string) *rule {
 	r := &rule{g: g, name: name, order: len(g.rules)}
 	g.rules = append(g.rules, r)
 	return r
+}
+
+func (r *rule) newNode(key any) *node {
+	r.g.nodes++
+	return &node{id: r.g.nodes, rule: r, key: key}
 }
 
 func (g *graph) read(c *cell, what dependency) {
@@ -292,7 +299,7 @@ func each[K comparable, V any](t *table[K, V], name string, f func(k K, v V)) *r
 			if now == nil {
 				return
 			}
-			n = &node{rule: r, key: k}
+			n = r.newNode(k)
 			n.run = func() {
 				if row := t.rows[k]; row != nil && row.has {
 					f(k, row.value)
@@ -343,13 +350,18 @@ func newIndex[B comparable, K comparable, V any](t *table[K, V], of func(k K, v 
 			is = of(k, now.value)
 		}
 		for _, b := range was {
+			if slices.Contains(is, b) && ix.replace(b, entry[K, V]{k, old.value}, entry[K, V]{k, now.value}) {
+				continue
+			}
 			ix.drop(b, entry[K, V]{k, old.value})
 			if !slices.Contains(is, b) {
 				ix.settle(b)
 			}
 		}
 		for _, b := range is {
-			ix.add(b, entry[K, V]{k, now.value})
+			if old == nil || !slices.Contains(was, b) || ix.compare(entry[K, V]{k, old.value}, entry[K, V]{k, now.value}) != 0 {
+				ix.add(b, entry[K, V]{k, now.value})
+			}
 			ix.settle(b)
 		}
 	})
@@ -371,6 +383,21 @@ func (ix *index[B, K, V]) add(b B, e entry[K, V]) {
 	if len(bk.entries)+len(bk.pending) == 1 {
 		ix.t.g.changed(&bk.occupied)
 	}
+}
+
+// replace changes a row whose place in the order stays.
+func (ix *index[B, K, V]) replace(b B, old, now entry[K, V]) bool {
+	if ix.compare(old, now) != 0 {
+		return false
+	}
+	bk := ix.buckets[b]
+	ix.sort(bk)
+	i, ok := sort.Find(len(bk.entries), func(i int) int { return ix.compare(old, bk.entries[i]) })
+	if !ok || bk.entries[i].key != old.key {
+		panic(broken(fmt.Sprintf("index of table %s lost row %v", ix.t.name, old.key)))
+	}
+	bk.entries[i] = now
+	return true
 }
 
 func (ix *index[B, K, V]) drop(b B, e entry[K, V]) {
@@ -467,7 +494,7 @@ func eachBucket[B comparable, K comparable, V any](ix *index[B, K, V], name stri
 			if empty {
 				return
 			}
-			n = &node{rule: r, key: b}
+			n = r.newNode(b)
 			n.run = func() { f(b) }
 			n.forget = func() { delete(nodes, b) }
 			nodes[b] = n

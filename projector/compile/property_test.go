@@ -165,7 +165,7 @@ func drawObject(t *rapid.T) *projector.Object {
 	ns := pick("namespace", "default", "default", "apps")
 	spec := map[string]any{}
 	maybe := func(key string, values ...any) {
-		if rapid.IntRange(0, 3).Draw(t, key) == 0 {
+		if rapid.IntRange(0, 4).Draw(t, key) == 4 {
 			spec[key] = rapid.SampledFrom(values).Draw(t, key+" value")
 		}
 	}
@@ -241,16 +241,16 @@ func drawObject(t *rapid.T) *projector.Object {
 		group, version = "", "v1"
 		keys := map[string]any{}
 		for _, k := range []string{"tls.crt", "tls.key"} {
-			if rapid.IntRange(0, 4).Draw(t, k) > 0 {
+			if rapid.IntRange(0, 4).Draw(t, k) < 4 {
 				keys[k] = "hmac-sha256:00"
 			}
 		}
 		facts := map[string]any{"keys": keys}
-		if rapid.IntRange(0, 4).Draw(t, "problem") == 0 {
+		if rapid.IntRange(0, 4).Draw(t, "problem") == 4 {
 			facts["problems"] = []any{"tls.key is not the key of the certificate in tls.crt"}
 		}
 		top["facts"], top["type"] = facts, "kubernetes.io/tls"
-		if rapid.IntRange(0, 5).Draw(t, "fallback") == 0 {
+		if rapid.IntRange(0, 5).Draw(t, "fallback") == 5 {
 			name = "fallback-self-signed-cert"
 			meta["name"], meta["namespace"] = name, "default"
 			ns = "default"
@@ -267,7 +267,7 @@ func drawObject(t *rapid.T) *projector.Object {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if rapid.IntRange(0, 30).Draw(t, "garbage") == 0 {
+	if rapid.IntRange(0, 30).Draw(t, "garbage") == 30 {
 		raw = []byte(pick("garbage text", "{", "null", `{"kind":1}`, `{"apiVersion":"getambassador.io/v3alpha1","kind":"Mapping"}`))
 	}
 	return &projector.Object{
@@ -278,13 +278,13 @@ func drawObject(t *rapid.T) *projector.Object {
 
 func fillMapping(t *rapid.T, spec map[string]any, hostnames []any) {
 	maybe := func(key string, values ...any) {
-		if rapid.IntRange(0, 3).Draw(t, key) == 0 {
+		if rapid.IntRange(0, 4).Draw(t, key) == 4 {
 			spec[key] = rapid.SampledFrom(values).Draw(t, key+" value")
 		}
 	}
 	spec["prefix"] = rapid.SampledFrom([]any{"/", "/a", "/a/", "/.well-known/acme-challenge/x"}).Draw(t, "prefix")
 	spec["service"] = rapid.SampledFrom([]any{"a", "b", "a.default", "a.apps:8080", "https://a", "http://", "10.1.1.1:80", "localhost:1"}).Draw(t, "service")
-	if rapid.IntRange(0, 4).Draw(t, "has hostname") > 0 {
+	if rapid.IntRange(0, 4).Draw(t, "has hostname") < 4 {
 		spec["hostname"] = rapid.SampledFrom(hostnames).Draw(t, "hostname")
 	}
 	maybe("host", "a.example.com", "a.*")

@@ -35,17 +35,16 @@ type (
 		Type projector.ResourceType
 		Name string
 	}
+	// A remark on an object belongs to the node that made it: what moves from
+	// one group to another is remarked on by both for a moment.
 	findingKey struct {
 		object ledger.ObjectKey
 		rule   string
 		about  string
+		node   uint64
 	}
-	stateKey struct {
-		object ledger.ObjectKey
-		rule   string
-		about  string
-	}
-	useKey struct{ name, user string }
+	stateKey findingKey
+	useKey   struct{ name, user string }
 	// chainKey is a way into a bound listener: a server name, or cleartext.
 	chainKey struct {
 		bound emissary.Bound
@@ -262,11 +261,11 @@ func (c *Compiler) makeIndexes() {
 	t, x := &c.t, &c.x
 	x.findingsOf = newIndex(t.findings, one(func(k findingKey, _ []projector.Finding) ledger.ObjectKey { return k.object }),
 		func(a, b entry[findingKey, []projector.Finding]) int {
-			return cmp.Or(strings.Compare(a.key.rule, b.key.rule), strings.Compare(a.key.about, b.key.about))
+			return cmp.Or(strings.Compare(a.key.rule, b.key.rule), strings.Compare(a.key.about, b.key.about), cmp.Compare(a.key.node, b.key.node))
 		})
 	x.statesOf = newIndex(t.states, one(func(k stateKey, _ state) ledger.ObjectKey { return k.object }),
 		func(a, b entry[stateKey, state]) int {
-			return cmp.Or(strings.Compare(a.key.rule, b.key.rule), strings.Compare(a.key.about, b.key.about))
+			return cmp.Or(strings.Compare(a.key.rule, b.key.rule), strings.Compare(a.key.about, b.key.about), cmp.Compare(a.key.node, b.key.node))
 		})
 	x.idsOf = newIndex(t.ids, one(func(k, _ emissary.UnitKey) identity {
 		return identity{k.Object.Cluster, k.Kind, k.Namespace, k.Name}
@@ -435,12 +434,12 @@ func (c *Compiler) onHost(r *rule) {
 
 func (c *Compiler) report(o ledger.ObjectKey, rule, about string, f []projector.Finding) {
 	if len(f) > 0 {
-		c.t.findings.put(findingKey{o, rule, about}, f)
+		c.t.findings.put(findingKey{o, rule, about, c.g.current.id}, f)
 	}
 }
 
 func (c *Compiler) setState(o ledger.ObjectKey, rule, about string, s state) {
-	c.t.states.put(stateKey{o, rule, about}, s)
+	c.t.states.put(stateKey{o, rule, about, c.g.current.id}, s)
 }
 
 // decode reads the version of an object that counts: a held one, the source,
