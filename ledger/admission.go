@@ -169,8 +169,24 @@ func (a *Admission) Key(c ClusterName) ed25519.PublicKey {
 // subject, and takes an appended one into account. size and root are the
 // ledger's before it.
 func (a *Admission) Admit(r Record, subject string, size Seq, root func() (Digest, error)) (Admitted, error) {
-	e, err := DecodeEvent(r.Event)
-	if err != nil {
+	in := Incoming{Record: r, Subject: subject}
+	in.Prepare(a)
+	return a.admit(&in, size, root)
+}
+
+// keyOf returns the key that an event must be signed with, nil when there is
+// none.
+func (a *Admission) keyOf(e Event) ed25519.PublicKey {
+	if e.Type.IsDecision() {
+		return a.hub
+	}
+	return a.Key(e.ID.Cluster)
+}
+
+// admit admits a prepared record.
+func (a *Admission) admit(in *Incoming, size Seq, root func() (Digest, error)) (Admitted, error) {
+	r, subject, e := in.Record, in.Subject, in.prepared.event
+	if err := in.prepared.err; err != nil {
 		return Admitted{Outcome: Refuse, Reason: err.Error()}, nil
 	}
 	refuse := func(format string, args ...any) (Admitted, error) {
@@ -183,19 +199,19 @@ func (a *Admission) Admit(r Record, subject string, size Seq, root func() (Diges
 		return refuse("published on %s, says %s", subject, e.Subject)
 	}
 	if e.Type.IsDecision() {
-		return a.admitDecision(e, r, size, root)
+		return a.admitDecision(e, in, size, root)
 	}
-	return a.admitCollected(e, r)
+	return a.admitCollected(e, in)
 }
 
-func (a *Admission) admitDecision(e Event, r Record, size Seq, root func() (Digest, error)) (Admitted, error) {
+func (a *Admission) admitDecision(e Event, in *Incoming, size Seq, root func() (Digest, error)) (Admitted, error) {
 	refuse := func(format string, args ...any) (Admitted, error) {
 		return Admitted{Outcome: Refuse, Event: e, Reason: fmt.Sprintf(format, args...)}, nil
 	}
 	if e.ID.Cluster != InstallScope {
 		return refuse("a decision of cluster %s", e.ID.Cluster)
 	}
-	if !r.Verify(a.hub) {
+	if !in.signedBy(a.hub) {
 		return refuse("decision not signed by the hub")
 	}
 	if e.Type == StreamBegun {
@@ -256,7 +272,7 @@ func (a *Admission) admitStream(e Event, size Seq, root func() (Digest, error)) 
 	return Admitted{Outcome: Append, Event: e}, nil
 }
 
-func (a *Admission) admitCollected(e Event, r Record) (Admitted, error) {
+func (a *Admission) admitCollected(e Event, in *Incoming) (Admitted, error) {
 	refuse := func(format string, args ...any) (Admitted, error) {
 		return Admitted{Outcome: Refuse, Event: e, Reason: fmt.Sprintf(format, args...)}, nil
 	}
@@ -264,7 +280,7 @@ func (a *Admission) admitCollected(e Event, r Record) (Admitted, error) {
 	if !ok {
 		return refuse("cluster %s is not known", e.ID.Cluster)
 	}
-	if !r.Verify(s.Key) {
+	if !in.signedBy(s.Key) {
 		return refuse("not signed by the collector of %s", e.ID.Cluster)
 	}
 	switch e.Type {

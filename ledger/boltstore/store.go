@@ -12,7 +12,9 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -341,6 +343,7 @@ func (s *Store) Append(ctx context.Context, batch []ledger.Incoming) ([]ledger.R
 	}
 	var in ledger.Intake
 	before := s.current()
+	batch = prepare(before.admission, batch)
 	err := s.update(func(tx *bolt.Tx) error {
 		var err error
 		if in, err = ledger.Take(before.admission, before.cursor, before.size, hashReader(tx), batch); err != nil {
@@ -353,6 +356,24 @@ func (s *Store) Append(ctx context.Context, batch []ledger.Incoming) ([]ledger.R
 	}
 	s.publish(state{size: in.Size, cursor: in.Cursor, admission: in.Admission})
 	return in.Results, nil
+}
+
+// prepare returns a copy of the batch with the signatures checked, on all
+// processors when there are many.
+func prepare(a *ledger.Admission, batch []ledger.Incoming) []ledger.Incoming {
+	const least = 32 // records that make a goroutine worth its start
+	batch = slices.Clone(batch)
+	workers := max(1, min(runtime.GOMAXPROCS(0), len(batch)/least))
+	var wg sync.WaitGroup
+	for part := range slices.Chunk(batch, (len(batch)+workers-1)/workers) {
+		wg.Go(func() {
+			for i := range part {
+				part[i].Prepare(a)
+			}
+		})
+	}
+	wg.Wait()
+	return batch
 }
 
 // update runs one write transaction. The caller holds s.write. Without an error

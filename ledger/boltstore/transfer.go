@@ -154,6 +154,7 @@ func (s *Store) importRecords(ctx context.Context, r *bufio.Reader, st state, t 
 		if err != nil {
 			return st, fmt.Errorf("%w: after %d: %w", ErrImport, st.size, err)
 		}
+		batch = prepare(st.admission, batch)
 		var in ledger.Intake
 		err = s.update(func(tx *bolt.Tx) error {
 			if in, err = ledger.Take(st.admission, st.cursor, st.size, hashReader(tx), batch); err != nil {
