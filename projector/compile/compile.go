@@ -63,6 +63,7 @@ type Compiler struct {
 	changed  map[resourceKey]struct{} // resources since the last Compile
 	reports  map[ledger.ObjectKey]struct{}
 	kept     map[stateKey]keptVersion
+	routes   int // in all virtual hosts
 
 	// fault makes the reading of an object panic, in tests of containment.
 	fault func(ledger.ObjectKey)
@@ -164,7 +165,7 @@ func (c *Compiler) Compile() projector.Result {
 	for _, v := range c.kept {
 		kept[v.object] = v.digest
 	}
-	return projector.Result{Snapshot: c.snapshot, Kept: kept}
+	return projector.Result{Snapshot: c.snapshot, Kept: kept, Routes: c.routes}
 }
 
 // Changed returns the objects whose reports may have changed since it was last
@@ -216,6 +217,7 @@ func (c *Compiler) Report(k ledger.ObjectKey) (projector.ObjectReport, bool) {
 		}
 		return c
 	})
+	r.Findings = slices.CompactFunc(r.Findings, deep[projector.Finding])
 	return r, true
 }
 

@@ -220,7 +220,7 @@ func (c *Compiler) attach(k emissary.UnitKey, h *emissary.Host) {
 		remote = true
 	}
 	bound := map[emissary.Bound]bool{}
-	attached, tls := false, false
+	attached := false
 	for _, e := range c.x.listenersOf.bucket(cluster) {
 		if bound[e.value.Bound] {
 			continue // not the first on its port
@@ -230,7 +230,6 @@ func (c *Compiler) attach(k emissary.UnitKey, h *emissary.Host) {
 			key := chainKey{bound: e.value.Bound, tls: a.TLS}
 			if a.TLS {
 				key.sni = strings.ToLower(h.SNI())
-				tls = true
 			}
 			attached = true
 			c.t.attachments.put(attachKey{hostKey{key, strings.ToLower(h.Hostname)}, k}, a)
@@ -241,11 +240,6 @@ func (c *Compiler) attach(k emissary.UnitKey, h *emissary.Host) {
 			Code: projector.CodeNoListener, Severity: projector.Warning,
 			Message: "no Listener's hostBinding takes the Host; create one that does",
 		}})
-	}
-	if tls {
-		for _, s := range h.Secrets {
-			c.t.secretUses.put(useKey{s.Name, "host " + k.Object.String() + " " + k.String()}, secretUse{ref: s, by: k})
-		}
 	}
 }
 
@@ -288,6 +282,9 @@ func (c *Compiler) chooseChain(k chainKey) {
 		}
 	}
 	c.t.chains.put(k, chainRow{key: k, host: winner, sni: winner.SNI()})
+	for _, s := range winner.Secrets {
+		c.t.secretUses.put(useKey{s.Name, "chain " + k.table()}, secretUse{ref: s, by: winner.Key})
+	}
 }
 
 func (c *Compiler) hostTaken(k attachKey, rule string, winner *emissary.Host) {
@@ -436,7 +433,7 @@ func (c *Compiler) putHost(k hostKey, a emissary.Attachment, groups []*emissary.
 	for i, g := range groups {
 		names[i] = named{g.Cluster, g.ID}
 	}
-	c.t.vhosts.put(k, vhostRow{key: k, name: v.Name, bytes: b, hosts: units, groups: names})
+	c.t.vhosts.put(k, vhostRow{key: k, name: v.Name, bytes: b, routes: len(v.Routes), hosts: units, groups: names})
 }
 
 // writable leaves out the groups that cannot be written, and names their

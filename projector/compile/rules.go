@@ -93,6 +93,7 @@ type vhostRow struct {
 	key    hostKey
 	name   string
 	bytes  []byte
+	routes int
 	hosts  []emissary.UnitKey
 	groups []named
 }
@@ -240,6 +241,14 @@ func (c *Compiler) makeTables() {
 	c.makeIndexes()
 	t.resources.watches = append(t.resources.watches, func(k resourceKey, _, _ *row[resourceKey, projector.Resource]) {
 		c.changed[k] = struct{}{}
+	})
+	t.vhosts.watches = append(t.vhosts.watches, func(_ hostKey, old, now *row[hostKey, vhostRow]) {
+		if old != nil {
+			c.routes -= old.value.routes
+		}
+		if now != nil {
+			c.routes += now.value.routes
+		}
 	})
 	t.findings.watches = append(t.findings.watches, func(k findingKey, _, _ *row[findingKey, []projector.Finding]) {
 		c.reports[k.object] = struct{}{}
