@@ -566,8 +566,8 @@ func (c *Core) claim() {
 		}
 	}
 	if c.toldFindings.At.Compare(c.trimmed) > 0 {
-		c.toldFindings, c.recheck = Told{}, true
-		c.out.Persist.Findings = &Told{}
+		c.toldFindings, c.recheck = Told{Unsure: true}, true
+		c.out.Persist.Findings = &Told{Unsure: true}
 	}
 	c.epoch++
 	if c.epoch <= c.highest {
@@ -835,7 +835,7 @@ func (c *Core) flushFindings() {
 	}
 	data := ledger.FindingsData{Findings: boundFindings(findings)}
 	digest := ledger.DigestOf(mustJSON(data))
-	if digest == c.toldFindings.Digest || len(data.Findings) == 0 && c.toldFindings == (Told{}) && c.epoch == 1 {
+	if digest == c.toldFindings.Digest || len(data.Findings) == 0 && c.toldFindings == (Told{}) && !c.lost {
 		return
 	}
 	at := c.append(ledger.SiteFindings, ledger.Event{}, data)

@@ -202,9 +202,16 @@ func (h *Hub) send(m collector.Control) {
 	if h.mute {
 		return
 	}
-	select {
-	case h.control <- m:
-	default: // may be lost; it is said again
+	for {
+		select {
+		case h.control <- m:
+			return
+		default:
+		}
+		select {
+		case <-h.control: // the oldest is lost; what matters of it is said again
+		default:
+		}
 	}
 }
 
