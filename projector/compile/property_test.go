@@ -93,6 +93,9 @@ func knownCode(c projector.Code) bool {
 
 func diffResults(got, want projector.Result) string {
 	if got.Snapshot.Fingerprint() == want.Snapshot.Fingerprint() {
+		if got.Routes != want.Routes {
+			return fmt.Sprintf("%d routes counted, want %d", got.Routes, want.Routes)
+		}
 		return cmp.Diff(want.Kept, got.Kept)
 	}
 	out := ""
