@@ -177,9 +177,15 @@ func DecodeEvent(b []byte) (Event, error) {
 	if w.SpecVersion != "1.0" {
 		return Event{}, fmt.Errorf("decode event %s: specversion %q, want 1.0", w.ID, w.SpecVersion)
 	}
+	if w.ID.Cluster == "" || w.Type == "" || w.Subject == "" {
+		return Event{}, fmt.Errorf("decode event %s: id, type or subject is missing", w.ID)
+	}
 	at, err := time.Parse(time.RFC3339Nano, w.Time)
 	if err != nil {
 		return Event{}, fmt.Errorf("decode event %s: time: %w", w.ID, err)
+	}
+	if at = at.UTC(); at.Year() < 0 || at.Year() > 9999 {
+		return Event{}, fmt.Errorf("decode event %s: time %s: year out of range", w.ID, w.Time)
 	}
 	e := Event{
 		ID: w.ID, Source: w.Source, Type: w.Type, Subject: w.Subject, Time: at,

@@ -147,6 +147,9 @@ func ParseObjectKey(s string) (ObjectKey, error) {
 		return bad()
 	}
 	kind, group, _ := strings.Cut(parts[0], ".")
+	if kind == "" {
+		return bad()
+	}
 	ns := parts[1]
 	if ns == "_" {
 		ns = ""
