@@ -44,6 +44,9 @@ func ParseLeaf(b []byte) (Record, error) {
 	if k <= 0 || n > uint64(len(b)-k) {
 		return Record{}, ErrLeaf
 	}
+	if k != len(binary.AppendUvarint(nil, n)) {
+		return Record{}, fmt.Errorf("%w: length in more bytes than it needs", ErrLeaf)
+	}
 	r := Record{Event: b[k : k+int(n)], Signature: b[k+int(n):]}
 	if len(r.Signature) != ed25519.SignatureSize {
 		return Record{}, fmt.Errorf("%w: signature of %d bytes", ErrLeaf, len(r.Signature))

@@ -29,6 +29,7 @@ func TestLeaf(t *testing.T) {
 		"short signature": leaf[:len(leaf)-1],
 		"long signature":  append(bytes.Clone(leaf), 0),
 		"length too far":  append([]byte{200}, leaf[1:]...),
+		"padded length":   append([]byte{leaf[0] | 0x80, 0}, leaf[1:]...),
 		"endless length":  bytes.Repeat([]byte{0xff}, 80),
 	} {
 		if _, err := ledger.ParseLeaf(bad); !errors.Is(err, ledger.ErrLeaf) {
@@ -39,7 +40,7 @@ func TestLeaf(t *testing.T) {
 
 func FuzzParseLeaf(f *testing.F) {
 	f.Add(ledger.Sign([]byte("event"), ledgertest.Key("east")).Leaf())
-	f.Add([]byte{0x80, 0x00})
+	f.Add(append([]byte{0x80, 0x00}, make([]byte, 64)...))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r, err := ledger.ParseLeaf(b)
 		if err != nil {

@@ -208,6 +208,42 @@ func TestWait(t *testing.T) {
 	}
 }
 
+// TestReaders: who reads while a batch is appended sees all of it or nothing.
+func TestReaders(t *testing.T) {
+	const batch, batches = 10, 60
+	s := fresh(t)
+	a, first := resume(s)
+	ledgertest.MustAppend(t, s, first...)
+	before := s.Size()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for range batches {
+			if _, err := s.Append(t.Context(), a.batch(batch, "v")); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	}()
+	for running := true; running; {
+		select {
+		case <-done:
+			running = false
+		default:
+		}
+		es, err := s.Read(before+1, 2*batch*batches)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(es)%batch != 0 {
+			t.Fatalf("a reader sees %d records, not whole batches of %d", len(es), batch)
+		}
+	}
+	if got, want := s.Size(), before+batch*batches; got != want {
+		t.Errorf("size %d, want %d", got, want)
+	}
+}
+
 func TestCheckpointOfAnotherTree(t *testing.T) {
 	s := told(t, filepath.Join(t.TempDir(), "ledger.db"), 5)
 	cp := checkpoint(t, s)
