@@ -48,6 +48,7 @@ const (
 	CodeRegex       Code = "CHY3005"
 	CodeSameRoute   Code = "CHY3006"
 	CodeFailClosed  Code = "CHY4001"
+	CodeProtection  Code = "CHY4002"
 )
 
 // Codes is the table of all kinds of finding, in order of code.
@@ -65,7 +66,7 @@ var Codes = []CodeInfo{
 	{CodeLimit, "the object is above a limit", "split the object"},
 	{CodeDuplicate, "two resources have one name", "remove or rename one of the two"},
 	{CodeAnnotation, "an annotation's document is not a resource", "correct the document in the annotation"},
-	{CodeNoService, "no such Service", "create the Service or correct the name; the name is left to DNS"},
+	{CodeNoService, "no such Service", "create the Service or correct the name"},
 	{CodeServiceName, "a service name cannot be read", "write [scheme://]host[:port]"},
 	{CodeNoSecret, "no such Secret", "create the Secret or correct the reference"},
 	{CodeBadSecret, "a Secret cannot be used", "correct the Secret's tls.crt and tls.key"},
@@ -89,4 +90,5 @@ var Codes = []CodeInfo{
 	{CodeRegex, "a regular expression is invalid", "correct the expression; the syntax is RE2's"},
 	{CodeSameRoute, "several Mappings share one match", "traffic is split between them; remove one if that is not meant"},
 	{CodeFailClosed, "a broken service makes every request fail", "correct the service; requests are answered 500 until then"},
+	{CodeProtection, "a protection of the cluster cannot be kept on a shared port", "give the clusters ports of their own, or the same AuthService and address lists"},
 }

@@ -359,7 +359,49 @@ func (c *Compiler) writeHost(k hostKey) {
 			}})
 		}
 	}
-	c.putHost(k, winner.value, c.groupsOf(winner.value.Host), []emissary.UnitKey{winner.key.unit})
+	a := winner.value
+	ok, without := c.protected(k.chain, cluster)
+	if !ok {
+		c.unprotected(winner.key.unit, k)
+		return
+	}
+	a.Unauthenticated = without
+	c.putHost(k, a, c.groupsOf(a.Host), []emissary.UnitKey{winner.key.unit})
+}
+
+// protected reports whether a cluster's routes keep their protections on a
+// chain. Cleartext of several clusters shares one chain, with the filters of
+// the cluster that had the port first; without says that those do not include
+// an authentication of the other cluster's own.
+func (c *Compiler) protected(chain chainKey, cluster ledger.ClusterName) (ok, without bool) {
+	row, has := c.t.bounds.get(chain.bound)
+	if chain.tls || !has || row.listeners[0].Key.Object.Cluster == cluster {
+		return true, false
+	}
+	owner := row.listeners[0].Key.Object.Cluster
+	theirs, hasTheirs := c.t.auth.get(owner)
+	mine, hasMine := c.t.auth.get(cluster)
+	if hasMine && (!hasTheirs || !deep(mine, theirs)) {
+		return false, false
+	}
+	lists := addressLists(c.moduleOf(cluster))
+	if len(lists) > 0 && !deep(lists, addressLists(c.moduleOf(owner))) {
+		return false, false
+	}
+	return true, hasTheirs && !hasMine
+}
+
+func addressLists(m *emissary.Module) []ir.Filter {
+	return slices.DeleteFunc(slices.Clone(m.Before), func(f ir.Filter) bool { return f.Name != "ip-allow" && f.Name != "ip-deny" })
+}
+
+func (c *Compiler) unprotected(u emissary.UnitKey, k hostKey) {
+	about := u.String() + " " + k.chain.table()
+	c.report(u.Object, "virtual host", about, []projector.Finding{{
+		Code: projector.CodeProtection, Severity: projector.Error,
+		Message: fmt.Sprintf("cleartext on port %d is shared with another cluster, whose AuthService or address lists are not this one's: %q is not served there; give the clusters ports of their own", k.chain.bound.Port, k.hostname),
+	}})
+	c.setState(u.Object, "virtual host", about, state{State: projector.Rejected})
 }
 
 // ownerOf lets a Host that someone wrote win over one that
@@ -389,6 +431,13 @@ func (c *Compiler) writeImplied(k hostKey, es []entry[attachKey, emissary.Attach
 	var groups []*emissary.Group
 	for _, g := range all {
 		o := owner[claimOf(g)]
+		if ok, without := c.protected(k.chain, g.Cluster); !ok || without {
+			// The implied Host is one for all: it cannot tell their routes apart.
+			for _, m := range g.Members {
+				c.unprotected(m, k)
+			}
+			continue
+		}
 		if o.Cluster == g.Cluster {
 			groups = append(groups, g)
 			continue

@@ -162,6 +162,9 @@ type Attachment struct {
 	// Trusted says that X-Forwarded-Proto may come from a proxy in front: the
 	// transport alone does not tell whether a request is secure.
 	Trusted bool
+	// Unauthenticated says that the routes are not subject to the chain's
+	// authentication: it is another cluster's.
+	Unauthenticated bool
 }
 
 // Attach returns the ways in which a Listener serves a Host. remote is whether
@@ -202,6 +205,11 @@ func (a Attachment) VirtualHost(groups []*Group) ir.VirtualHost {
 // variants appends a route as secure and insecure requests see it. Where the
 // transport says whether a request is secure, only that one is written.
 func (a Attachment) variants(routes []ir.Route, r *ir.Route, acme bool) []ir.Route {
+	if a.Unauthenticated {
+		without := *r
+		without.DisableAuth = true
+		r = &without
+	}
 	secure, insecure := a.Model != ModelInsecure, a.Model != ModelSecure
 	byHeader := a.Model == ModelXFP
 	if byHeader && !a.Trusted {

@@ -121,15 +121,17 @@ func discover(w World, f *findings, n *Needed, t target, kind string, name Servi
 	}
 	switch {
 	case service == nil:
-		if kubernetes && name.Host != "localhost" {
-			f.warnf(projector.CodeNoService, t.path, fmt.Sprintf("there is no Service %s/%s in cluster %s; the name %q is left to DNS", ns, svc, w.Cluster(), name.Host))
-		}
-		if kind == EndpointResolver && kubernetes && name.Host != "localhost" {
+		switch {
+		case !kubernetes || name.Host == "localhost":
+			useDNS()
+		case kind == EndpointResolver:
+			f.warnf(projector.CodeNoService, t.path, fmt.Sprintf("there is no Service %s/%s in cluster %s, so there are no endpoints; create it or correct the name", ns, svc, w.Cluster()))
 			u.DNS = nil
 			endpoints(w, n, ns, svc, ServicePort{Port: name.Port})
-			return
+		default:
+			f.warnf(projector.CodeNoService, t.path, fmt.Sprintf("there is no Service %s/%s in cluster %s; the name %q is left to DNS", ns, svc, w.Cluster(), name.Host))
+			useDNS()
 		}
-		useDNS()
 	case service.Type == "ExternalName":
 		useDNS()
 	case kind == EndpointResolver:
@@ -195,7 +197,11 @@ func nameUpstream(w World, n *Needed, t target, name ServiceName) {
 	u.AltStat = ""
 	host := name.Host
 	byName := u.Discovery == ir.DiscoverDNS || u.Discovery == ir.DiscoverLogicalDNS
-	if ns, svc, ok := kubernetesName(host, w.Settings().Namespace, w.Settings().ClusterDomain); ok && !byName {
+	if isIP(host) {
+		if strings.Contains(host, ":") {
+			host = "[" + host + "]"
+		}
+	} else if ns, svc, ok := kubernetesName(host, w.Settings().Namespace, w.Settings().ClusterDomain); ok && !byName {
 		host = svc + "." + ns // every way of writing a Service that is looked up
 	}
 	var b strings.Builder
