@@ -574,8 +574,8 @@ func (c *Compiler) writeListener(b emissary.Bound, row boundRow) {
 	for _, e := range c.x.chainsOfBound.bucket(b) {
 		ch := e.value
 		owner := listeners[ch.host.Key.Object.Cluster]
-		if owner == nil {
-			continue
+		if owner == nil || c.x.vhostsOfTable.empty(e.key.table()) {
+			continue // nothing to route
 		}
 		chain := ir.Chain{Name: e.key.table(), TLSOnly: true, TLS: ch.host.TLS, HTTP: c.http(owner, e.key.table(), altSvc)}
 		if ch.sni != "*" {
@@ -583,7 +583,7 @@ func (c *Compiler) writeListener(b emissary.Bound, row boundRow) {
 		}
 		l.Chains = append(l.Chains, chain)
 	}
-	if !c.x.clearAttached.empty(b) {
+	if !c.x.vhostsOfTable.empty(b.Name()) {
 		l.Chains = append(l.Chains, ir.Chain{Name: b.Name(), HTTP: c.http(first, b.Name(), altSvc)})
 	}
 	if len(l.Chains) == 0 {

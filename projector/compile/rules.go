@@ -172,7 +172,6 @@ type indexes struct {
 	patternsAll    *index[ledger.ClusterName, named, struct{}]
 	tlsAttachments *index[chainKey, attachKey, emissary.Attachment]
 	hostAttached   *index[hostKey, attachKey, emissary.Attachment]
-	clearAttached  *index[emissary.Bound, attachKey, emissary.Attachment]
 	chainsOfBound  *index[emissary.Bound, chainKey, chainRow]
 	vhostsOfTable  *index[string, hostKey, vhostRow]
 	upstreamUses   *index[string, useKey, upstreamUse]
@@ -358,12 +357,6 @@ func (c *Compiler) makeIndexes() {
 		return []chainKey{k.host.chain}
 	}, byAttachment)
 	x.hostAttached = newIndex(t.attachments, one(func(k attachKey, _ emissary.Attachment) hostKey { return k.host }), byAttachment)
-	x.clearAttached = newIndex(t.attachments, func(k attachKey, _ emissary.Attachment) []emissary.Bound {
-		if k.host.chain.tls {
-			return nil
-		}
-		return []emissary.Bound{k.host.chain.bound}
-	}, byAttachment)
 	x.chainsOfBound = newIndex(t.chains, one(func(k chainKey, _ chainRow) emissary.Bound { return k.bound }),
 		func(a, b entry[chainKey, chainRow]) int { return strings.Compare(a.key.sni, b.key.sni) })
 	x.vhostsOfTable = newIndex(t.vhosts, one(func(k hostKey, _ vhostRow) string { return k.chain.table() }),
