@@ -123,3 +123,11 @@ func splitURL(raw string) (target, error) {
 	}
 	return target{scheme, rest[:i], path}, nil
 }
+
+// MarshalJSON writes one value as a plain string and several as a list.
+func (v Values) MarshalJSON() ([]byte, error) {
+	if len(v) == 1 {
+		return json.Marshal(v[0])
+	}
+	return json.Marshal([]string(v))
+}
