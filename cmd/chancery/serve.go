@@ -57,7 +57,7 @@ next serve on the same directory adopts it. --stop-envoy stops it instead.`,
 			if verbose {
 				level = slog.LevelDebug
 			}
-			cfg.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+			cfg.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level, ReplaceAttr: fullTime}))
 			cfg.Ready = func(in *install) { in.log.Info("serving", "data", cfg.Data, "sites", len(cfg.Sites), "api", cfg.API) }
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
@@ -81,6 +81,14 @@ next serve on the same directory adopts it. --stop-envoy stops it instead.`,
 	f.StringVar(&cfg.NATS, "nats-listen", "", "address of the embedded NATS for other processes, mutual TLS; empty for this process only")
 	f.BoolVar(&verbose, "verbose", false, "log debugging too")
 	return cmd
+}
+
+// fullTime writes times with all their digits: a change takes milliseconds.
+func fullTime(groups []string, a slog.Attr) slog.Attr {
+	if len(groups) == 0 && a.Key == slog.TimeKey {
+		return slog.String(slog.TimeKey, a.Value.Time().Format(time.RFC3339Nano))
+	}
+	return a
 }
 
 // checkEnvoy says why the file cannot be run.
