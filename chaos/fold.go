@@ -66,6 +66,9 @@ func (f *fold) apply() (changed bool) {
 	fleet := f.state.Fleet(federation.DefaultFleet)
 	switch e.Type.Decision() {
 	case federation.SettingsDecision:
+		if f.state.Settings == nil {
+			break // the fold passed it over
+		}
 		f.settings = f.state.Settings.Compile
 		f.compiler.SetSettings(f.settings)
 		return true

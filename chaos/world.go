@@ -220,7 +220,7 @@ func (w *world) send(what string, do func()) {
 func (w *world) latency() time.Duration {
 	if w.hit(FaultDelay) {
 		w.stats.Late++
-		if w.rng.IntN(20) == 0 {
+		if w.rng.IntN(8) == 0 {
 			return w.between(5*time.Second, 60*time.Second)
 		}
 		return w.between(20*time.Millisecond, 4*time.Second)
