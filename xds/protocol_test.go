@@ -157,6 +157,8 @@ type client struct {
 	// has are the versions of what it was sent.
 	has map[string]map[string]string
 	in  chan *discovery.DeltaDiscoveryResponse
+	// hangUp ends the connection.
+	hangUp func()
 }
 
 func dial(tb testing.TB, socket string) *client {
@@ -183,11 +185,12 @@ func dial(tb testing.TB, socket string) *client {
 			c.in <- r
 		}
 	}()
-	tb.Cleanup(func() {
+	c.hangUp = func() {
 		cancel()
 		<-done
 		_ = conn.Close()
-	})
+	}
+	tb.Cleanup(func() { c.hangUp() })
 	return c
 }
 
