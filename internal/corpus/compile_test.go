@@ -117,11 +117,19 @@ func firstOf(m map[string][]byte, keys ...string) []byte {
 	return nil
 }
 
-// compileCase compiles a case offline into a static bootstrap.
-func compileCase(_ context.Context, c *corpus.Case) ([]byte, error) {
+// compiled is a case's configuration with the live plane's answers.
+type compiled struct {
+	snapshot  *projector.Snapshot
+	endpoints map[string]ir.Endpoints
+	secrets   map[string]ir.Secret
+	uses      map[string]ir.SecretUse
+}
+
+// compileCase compiles a case offline.
+func compileCase(c *corpus.Case) (compiled, error) {
 	s, err := readSite(c.ResourcesFile())
 	if err != nil {
-		return nil, err
+		return compiled{}, err
 	}
 	settings := projector.DefaultSettings()
 	settings.AllowLua = true
@@ -134,39 +142,53 @@ func compileCase(_ context.Context, c *corpus.Case) ([]byte, error) {
 		}
 	}
 	if problems := envoy.Check(result.Snapshot); len(problems) > 0 {
-		return nil, fmt.Errorf("reference check: %v", problems)
+		return compiled{}, fmt.Errorf("reference check: %v", problems)
 	}
 	needs, err := live.NeedsOf(result.Snapshot)
 	if err != nil {
-		return nil, err
+		return compiled{}, err
 	}
 	plane := live.NewPlane()
 	plane.SetNeeds(needs)
 	plane.SetObjects("corpus", s.live, false)
 	answers := plane.Answers(time.Unix(1_700_000_000, 0))
-	endpoints := map[string]ir.Endpoints{}
+	out := compiled{snapshot: result.Snapshot, endpoints: map[string]ir.Endpoints{}, secrets: map[string]ir.Secret{}, uses: map[string]ir.SecretUse{}}
 	for name, e := range answers.Endpoints {
-		endpoints[name] = e.Endpoints
+		out.endpoints[name] = e.Endpoints
 	}
-	secrets := map[string]ir.Secret{}
 	for _, ref := range needs.Secrets {
-		data := s.secrets[ref.Namespace+"/"+ref.Secret]
-		secret := ir.Secret{Name: ref.Name}
-		if ref.Use == ir.UseCertificate {
-			secret.Chain, secret.Key = firstOf(data, "tls.crt", "cert-chain.pem"), firstOf(data, "tls.key", "user.key", "key.pem")
-		} else {
-			secret.CA = firstOf(data, "tls.crt", "user.key", "root-cert.pem", "ca.crt")
-			if ref.CRL != "" {
-				ns := ref.CRLNamespace
-				if ns == "" {
-					ns = ref.Namespace
-				}
-				secret.CRL = s.secrets[ns+"/"+ref.CRL]["crl.pem"]
-			}
-		}
-		secrets[ref.Name] = secret
+		out.secrets[ref.Name], out.uses[ref.Name] = s.secret(ref), ref.Use
 	}
-	return envoy.BootstrapStatic(result.Snapshot, endpoints, secrets, envoy.StaticOptions{})
+	return out, nil
+}
+
+// secret answers a need without the live plane's guards: the recorded cases
+// have certificates that it would keep back.
+func (s site) secret(ref ir.SecretRef) ir.Secret {
+	data := s.secrets[ref.Namespace+"/"+ref.Secret]
+	secret := ir.Secret{Name: ref.Name}
+	if ref.Use == ir.UseCertificate {
+		secret.Chain, secret.Key = firstOf(data, "tls.crt", "cert-chain.pem"), firstOf(data, "tls.key", "user.key", "key.pem")
+		return secret
+	}
+	secret.CA = firstOf(data, "tls.crt", "user.key", "root-cert.pem", "ca.crt")
+	if ref.CRL != "" {
+		ns := ref.CRLNamespace
+		if ns == "" {
+			ns = ref.Namespace
+		}
+		secret.CRL = s.secrets[ns+"/"+ref.CRL]["crl.pem"]
+	}
+	return secret
+}
+
+// compileStatic compiles a case offline into a static bootstrap.
+func compileStatic(_ context.Context, c *corpus.Case) ([]byte, error) {
+	out, err := compileCase(c)
+	if err != nil {
+		return nil, err
+	}
+	return envoy.BootstrapStatic(out.snapshot, out.endpoints, out.secrets, envoy.StaticOptions{})
 }
 
 // cases loads the repository's own cases, and further ones where the
@@ -196,17 +218,83 @@ func cases(t *testing.T) []*corpus.Case {
 	return all
 }
 
-// TestCompile replays the corpus through what the compiler makes of it.
-func TestCompile(t *testing.T) {
+// differs lists the cases that the compiler does not play as recorded, and why:
+// kinds that it does not serve yet, and faults of the recorded implementation
+// that it does not repeat. A name ending in * stands for all that begin so.
+var differs = map[string]string{
+	"ingress-and-mapping":                          "Ingress is not served yet",
+	"ingress-default-backend":                      "Ingress is not served yet",
+	"ingress-hosts":                                "Ingress is not served yet",
+	"ingress-prefix-and-exact":                     "Ingress is not served yet",
+	"kat-map-host-header-mapping-ingress-http":     "Ingress is not served yet",
+	"kat-map-simple-ingress-with-annotations-http": "Ingress is not served yet",
+	"kat-map-simple-mapping-ingress-http":          "Ingress is not served yet",
+	"kat-tls-ingress-test":                         "Ingress is not served yet",
+	"ratelimit-*":                                  "RateLimitService is not served yet",
+	"kat-rate-limit-v0-test":                       "RateLimitService is not served yet",
+	"kat-rate-limit-v1-test":                       "RateLimitService is not served yet",
+	"kat-rate-limit-v1-with-tls-test":              "RateLimitService is not served yet",
+	"kat-rate-limit-ver-test-v3":                   "RateLimitService is not served yet",
+	"tcp-and-http-ports":                           "TCPMapping is not served yet",
+	"tcp-no-listener":                              "TCPMapping is not served yet",
+	"tcp-plain":                                    "TCPMapping is not served yet",
+	"tcp-sni":                                      "TCPMapping is not served yet",
+	"tcp-tls-originate":                            "TCPMapping is not served yet",
+	"kat-tcp-*":                                    "TCPMapping is not served yet",
+	"kat-tracing-external-auth-test":               "TracingService is not served yet",
+	"kat-tracing-test-short-trace-id":              "TracingService is not served yet",
+	"grpc-mapping":                                 "a Mapping with grpc makes every Mapping of its service speak HTTP/2: not repeated",
+	"mapping-error-overrides":                      "a Mapping with error_response_overrides is not routed at all: not repeated",
+}
+
+func why(name string) string {
+	if reason, ok := differs[name]; ok {
+		return reason
+	}
+	for pattern, reason := range differs {
+		if prefix, ok := strings.CutSuffix(pattern, "*"); ok && strings.HasPrefix(name, prefix) {
+			return reason
+		}
+	}
+	return ""
+}
+
+// How many cases pass: those of this repository, and with the further ones.
+const (
+	ownPass = 124
+	allPass = 263
+)
+
+// TestCompile replays the corpus through what the compiler makes of it, each
+// case from a static bootstrap on an Envoy of its own.
+func TestCompile(t *testing.T) { play(t, corpus.Static(testbed.Envoy(t), compileStatic)) }
+
+// TestThroughEdge replays the corpus served by the real edge by delta ADS.
+func TestThroughEdge(t *testing.T) { play(t, throughEdge(testbed.Envoy(t))) }
+
+func play(t *testing.T, serve corpus.Serve) {
+	t.Helper()
 	all := cases(t)
-	result, err := corpus.Run(t.Context(), corpus.Options{
-		Serve: corpus.Static(testbed.Envoy(t), compileCase), Dir: t.TempDir(), Jobs: 3, Attempts: 3,
-	}, all)
+	result, err := corpus.Run(t.Context(), corpus.Options{Serve: serve, Dir: t.TempDir(), Attempts: 3}, all)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, c := range result.Failed() {
-		t.Logf("FAILS %s: %s", c.Name, strings.Join(c.Failures, "\n    "))
+	for _, c := range result.Cases {
+		switch reason := why(c.Name); {
+		case len(c.Failures) > 0 && reason == "":
+			t.Errorf("%s: %s", c.Name, strings.Join(c.Failures, "\n    "))
+		case len(c.Failures) > 0:
+			t.Logf("%s differs: %s", c.Name, reason)
+		case reason != "":
+			t.Logf("%s passes although it may differ: %s", c.Name, reason)
+		}
 	}
 	t.Logf("%d of %d cases pass, %d probes", result.Passed(), len(all), result.Probes())
+	want := ownPass
+	if os.Getenv(corpus.FolderVariable) != "" {
+		want = allPass
+	}
+	if os.Getenv("CHANCERY_CORPUS_CASES") == "" && result.Passed() < want {
+		t.Errorf("%d cases pass, want at least %d", result.Passed(), want)
+	}
 }
