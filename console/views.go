@@ -269,8 +269,6 @@ type Verified struct {
 	Checkpoint uint64 `json:"checkpoint,omitempty"`
 	BadSeq     uint64 `json:"badSeq,omitempty" doc:"first damaged position, 0 if it is not about one"`
 	Message    string `json:"message,omitempty"`
-	// Err says why it could not be verified to the end.
-	Unfinished bool `json:"unfinished,omitempty"`
 }
 
 // Progress is how far a verification has come.
