@@ -54,6 +54,35 @@ var benchmarkWorlds = []struct {
 	tls  bool
 }{{"tls", true}, {"cleartext", false}}
 
+// BenchmarkOneHost changes one of n Mappings that all share the Host "*": the
+// one route table has to be written anew.
+func BenchmarkOneHost(b *testing.B) {
+	for _, n := range []int{100, 1_000, 10_000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			b.ReportAllocs()
+			world := []*projector.Object{
+				object(1, key(ours, "Listener", "http"), `{"apiVersion":"getambassador.io/v3alpha1","kind":"Listener","metadata":{"name":"http","namespace":"default"},"spec":{"port":8080,"protocol":"HTTP","securityModel":"XFP","hostBinding":{"namespace":{"from":"ALL"}}}}`),
+				object(2, key(ours, "Host", "any"), `{"apiVersion":"getambassador.io/v3alpha1","kind":"Host","metadata":{"name":"any","namespace":"default"},"spec":{"hostname":"*","requestPolicy":{"insecure":{"action":"Route"}}}}`),
+			}
+			mapping := func(seq, i, timeout int) *projector.Object {
+				return object(seq, key(ours, "Mapping", fmt.Sprintf("m%05d", i)), fmt.Sprintf(
+					`{"apiVersion":"getambassador.io/v3alpha1","kind":"Mapping","metadata":{"name":"m%05d","namespace":"default"},"spec":{"hostname":"*","prefix":"/api/%05d/","service":"10.0.0.1:8080","timeout_ms":%d}}`, i, i, timeout))
+			}
+			for i := range n {
+				world = append(world, mapping(i+3, i, 1000))
+			}
+			_, c := compile.Full(projector.DefaultSettings(), slices.Values(world), projector.Overlay{})
+			i := 0
+			for b.Loop() {
+				i++
+				m := mapping(n+3+i, n/2, 1000+i)
+				c.Apply([]projector.Change{{Key: m.Key, After: m}})
+				c.Compile()
+			}
+		})
+	}
+}
+
 // BenchmarkCompile compiles n Mappings from nothing, and one changed Mapping
 // among them.
 func BenchmarkCompile(b *testing.B) {

@@ -63,6 +63,7 @@ type Compiler struct {
 	changed  map[resourceKey]struct{} // resources since the last Compile
 	reports  map[ledger.ObjectKey]struct{}
 	kept     map[stateKey]keptVersion
+	pieces   map[named]*pieces
 	routes   int // in all virtual hosts
 
 	// fault makes the reading of an object panic, in tests of containment.
@@ -78,7 +79,7 @@ type keptVersion struct {
 func New(settings projector.Settings) *Compiler {
 	c := &Compiler{
 		g: &graph{}, slots: map[ledger.ObjectKey]slot{}, snapshot: projector.EmptySnapshot(),
-		changed: map[resourceKey]struct{}{}, reports: map[ledger.ObjectKey]struct{}{}, kept: map[stateKey]keptVersion{},
+		changed: map[resourceKey]struct{}{}, reports: map[ledger.ObjectKey]struct{}{}, kept: map[stateKey]keptVersion{}, pieces: map[named]*pieces{},
 	}
 	c.makeTables()
 	c.makeRules()

@@ -464,38 +464,24 @@ func claimOf(g *emissary.Group) string {
 }
 
 func (c *Compiler) putHost(k hostKey, a emissary.Attachment, groups []*emissary.Group, units []emissary.UnitKey) {
-	v := a.VirtualHost(groups)
-	b, err := envoy.VirtualHost(v)
+	about := k.chain.table() + " " + k.hostname
+	name, b, bad, err := c.assemble(a, groups)
 	if err != nil {
-		about := k.chain.table() + " " + k.hostname
-		var by []emissary.UnitKey
-		if groups, by = c.writable(a, groups); len(by) == 0 {
-			by = units
-		}
-		c.unwritable(by, "virtual host", about, err)
-		v = a.VirtualHost(groups)
-		if b, err = envoy.VirtualHost(v); err != nil {
-			return
-		}
+		c.unwritable(units, "virtual host", about, err)
+		return
 	}
-	names := make([]named, len(groups))
-	for i, g := range groups {
-		names[i] = named{g.Cluster, g.ID}
-	}
-	c.t.vhosts.put(k, vhostRow{key: k, name: v.Name, bytes: b, routes: len(v.Routes), hosts: units, groups: names})
-}
-
-// writable leaves out the groups that cannot be written, and names their
-// Mappings.
-func (c *Compiler) writable(a emissary.Attachment, groups []*emissary.Group) (good []*emissary.Group, bad []emissary.UnitKey) {
 	for _, g := range groups {
-		if _, err := envoy.VirtualHost(a.VirtualHost([]*emissary.Group{g})); err != nil {
-			bad = append(bad, g.Members...)
-			continue
+		if err := bad[g]; err != nil {
+			c.unwritable(g.Members, "virtual host", about+" "+g.ID, err)
 		}
-		good = append(good, g)
 	}
-	return good, bad
+	names := make([]named, 0, len(groups))
+	for _, g := range groups {
+		if bad[g] == nil {
+			names = append(names, named{g.Cluster, g.ID})
+		}
+	}
+	c.t.vhosts.put(k, vhostRow{key: k, name: name, bytes: b, hosts: units, groups: names})
 }
 
 // groupsOf returns the groups that a Host takes, in the order of their routes.

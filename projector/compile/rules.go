@@ -249,6 +249,11 @@ func (c *Compiler) makeTables() {
 			c.routes += now.value.routes
 		}
 	})
+	t.groups.watches = append(t.groups.watches, func(k named, _, now *row[named, *emissary.Group]) {
+		if now == nil {
+			delete(c.pieces, k)
+		}
+	})
 	t.findings.watches = append(t.findings.watches, func(k findingKey, _, _ *row[findingKey, []projector.Finding]) {
 		c.reports[k.object] = struct{}{}
 	})
