@@ -34,8 +34,8 @@
 //     they hold what the directories hold, and the edges serve the newest head.
 //
 // It promises that the same Options give the same steps, the same trace digest
-// and the same violation, on every machine. It plants a bug for each of I1 to
-// I3 on demand, so that the checks are seen to fail.
+// and the same violation, on every machine. It plants a bug for each invariant
+// on demand, so that the checks are seen to fail.
 //
 // Not modelled: torn and damaged files (ledger/boltstore and the soak tests do
 // that on real ones), messages that age out of the stream before a replica read

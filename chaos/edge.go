@@ -77,10 +77,13 @@ func (e *edge) hear(what string, do func()) {
 	})
 }
 
-// applies is the edge's rule: the real one, unless the bug is planted.
+// applies is the edge's rule: the real one, unless a bug is planted.
 func (e *edge) applies(current, offered projector.SignedHead) bool {
-	if e.w.opt.Bug == BugEdge {
+	switch {
+	case e.w.opt.Bug == BugEdge:
 		return offered.Head.Fingerprint != current.Head.Fingerprint
+	case e.w.opt.Bug == BugDeaf && e == e.w.edges[0]:
+		return false
 	}
 	return xds.Applies(current, offered, fleetName, federation.DefaultRing)
 }

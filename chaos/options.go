@@ -22,10 +22,12 @@ const (
 	BugClock Bug = "clock-in-compile"
 	// BugEdge: an edge takes any head whose fingerprint is another (I3).
 	BugEdge Bug = "edge-by-fingerprint"
+	// BugDeaf: one edge takes no head at all (I6).
+	BugDeaf Bug = "deaf-edge"
 )
 
 // Bugs lists the planted bugs.
-var Bugs = []Bug{BugTrim, BugClock, BugEdge}
+var Bugs = []Bug{BugTrim, BugClock, BugEdge, BugDeaf}
 
 // Fault is a kind of fault that a run injects.
 type Fault string

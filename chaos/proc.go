@@ -157,6 +157,9 @@ func (p *proc) follow() {
 		return // until the stream is renewed
 	}
 	known := d.cursor.Incarnation == st.incarnation && d.admission.Incarnation() == st.incarnation
+	if !known && d.cursor.Incarnation == st.incarnation && st.last() < d.cursor.StreamSeq {
+		p.next = 0 // it was set back before it began; what is in it is read anew
+	}
 	if known && (p.next == 0 || p.w.now-p.checked >= checkEvery) {
 		p.checked = p.w.now
 		at, there := st.get(d.cursor.StreamSeq)

@@ -25,7 +25,7 @@ type stream struct {
 	regressed   bool   // ever set back
 	first       uint64 // sequence of messages[0]
 	messages    []message
-	ids         map[string]struct{}
+	ids         map[string]time.Duration // until when they are remembered
 }
 
 func newStream(w *world) *stream {
@@ -36,7 +36,7 @@ func newStream(w *world) *stream {
 
 func (s *stream) make() {
 	s.name()
-	s.first, s.messages, s.ids = 1, nil, map[string]struct{}{}
+	s.first, s.messages, s.ids = 1, nil, map[string]time.Duration{}
 }
 
 func (s *stream) name() {
@@ -84,21 +84,23 @@ func (s *stream) renew(incarnation string) {
 // store takes messages in order, all but those that it knows.
 func (s *stream) store(ms []message) {
 	for _, m := range ms {
-		if _, ok := s.ids[m.id]; ok {
+		if until, ok := s.ids[m.id]; ok && s.w.now < until {
 			continue
 		}
-		s.ids[m.id] = struct{}{}
+		s.ids[m.id] = s.w.now + rememberIDs
 		s.messages = append(s.messages, m)
 	}
 	s.age()
 }
 
+// rememberIDs is for how long a message id is remembered.
+const rememberIDs = 2 * time.Minute
+
 // keepMessages is about how many messages the stream keeps that every replica
 // has consumed.
 const keepMessages = 300
 
-// age forgets old messages that every replica has consumed, and old message ids
-// with them: they are remembered for minutes only.
+// age forgets old messages that every replica has consumed, and their ids.
 func (s *stream) age() {
 	if len(s.messages) < 2*keepMessages {
 		return

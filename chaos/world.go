@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"container/heap"
+	"context"
 	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/hex"
@@ -67,7 +68,10 @@ type Result struct {
 
 // Run runs a simulation until its steps are done and everything converged, or
 // an invariant is broken. An error means that the options cannot be run.
-func Run(o Options) (Result, error) {
+func Run(o Options) (Result, error) { return run(context.Background(), o) }
+
+// run is Run until ctx ends.
+func run(ctx context.Context, o Options) (Result, error) {
 	if err := o.validate(); err != nil {
 		return Result{}, err
 	}
@@ -75,7 +79,11 @@ func Run(o Options) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
+	w.ended = func() bool { return ctx.Err() != nil }
 	w.run()
+	if err := ctx.Err(); err != nil {
+		return Result{}, err
+	}
 	r := Result{
 		Options: o, Plan: w.plan.String(), Violation: w.violation, Stats: w.stats, Digest: hex.EncodeToString(w.digest.Sum(nil)[:8]),
 	}
@@ -89,7 +97,7 @@ func Run(o Options) (Result, error) {
 const (
 	traceLines = 60
 	healSteps  = 400_000
-	healTime   = 20 * time.Minute // a collector gives up on the ledger's demands after one
+	healTime   = 6 * time.Minute // messages are late by up to one, and a collector tells all anew after one
 )
 
 // start is the wall-clock time of virtual time 0.
@@ -129,6 +137,7 @@ type world struct {
 	plan      plan
 	rng       *rand.Rand
 	now       time.Duration
+	ended     func() bool // asked now and then
 	queue     queue
 	scheduled uint64
 	calm      bool // no more faults and no more changes
@@ -270,6 +279,9 @@ func (w *world) run() {
 	}
 	w.operate()
 	for w.violation == nil && w.stats.Steps < w.opt.Steps {
+		if w.stats.Steps%1024 == 0 && w.ended() {
+			return
+		}
 		w.step()
 		w.nemesis()
 	}
@@ -343,7 +355,7 @@ func (w *world) heal() {
 	}
 	until, limit := w.now+healTime, w.stats.Steps+healSteps
 	why := ""
-	for w.violation == nil {
+	for w.violation == nil && !w.ended() {
 		for range 64 {
 			w.step()
 			if w.violation != nil {
