@@ -145,6 +145,9 @@ type Decision struct {
 	Body   any
 	Actor  ledger.Actor
 	Reason string
+	// WithNext says that this decision must not be recorded without the one
+	// after it: who takes over would not know that it is still due.
+	WithNext bool
 }
 
 // Author numbers and signs nothing, but knows what a decision event must say:

@@ -80,6 +80,7 @@ func Next(s *State, f *FleetState, in Inputs) []Decision {
 	if v := nacked(f, in); v != nil {
 		add(VerdictDecision, *v)
 		if good := f.Revision(f.LastGood); good != nil && good.Fingerprint != f.Head.Fingerprint {
+			out[0].WithNext = true
 			add(projector.HeadDecision, f.next(good, "nack"))
 		}
 		return out

@@ -175,16 +175,20 @@ func (in *install) openStream(ctx context.Context, renew bool) error {
 // decisions publishes what the hub decides.
 type decisions struct{ publisher *natsstream.Publisher }
 
-// PublishDecisions publishes all or none, under fresh message ids: admission
-// drops what is recorded already.
+// PublishDecisions publishes in order, all or none where that is asked for,
+// under fresh message ids: admission drops what is recorded already.
 func (d decisions) PublishDecisions(ctx context.Context, ds []hub.Published) error {
 	ms := make([]natsstream.Message, len(ds))
 	for i, p := range ds {
 		ms[i] = natsstream.Message{Record: p.Record, Subject: p.Subject, MsgID: nuid.Next()}
 	}
+	publish := d.publisher.PublishInOrder
+	if slices.ContainsFunc(ds, func(p hub.Published) bool { return p.WithNext }) {
+		publish = d.publisher.PublishBatch
+	}
 	for len(ms) > 0 {
 		n := min(len(ms), natsstream.MaxBatch)
-		if _, err := d.publisher.PublishBatch(ctx, ms[:n]); err != nil {
+		if _, err := publish(ctx, ms[:n]); err != nil {
 			return err
 		}
 		ms = ms[n:]

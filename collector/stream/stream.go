@@ -33,7 +33,7 @@ func New(conn *natsstream.Conn, pub *natsstream.Publisher) *Stream {
 	return &Stream{conn: conn, pub: pub}
 }
 
-// Publish stores the messages in their order: one by itself, several as atomic batches.
+// Publish stores the messages in their order: a few one by one, more as atomic batches.
 func (s *Stream) Publish(ctx context.Context, messages []collector.Message) error {
 	out := make([]natsstream.Message, len(messages))
 	for i, m := range messages {
@@ -41,12 +41,7 @@ func (s *Stream) Publish(ctx context.Context, messages []collector.Message) erro
 	}
 	for len(out) > 0 {
 		n := min(len(out), natsstream.MaxBatch)
-		var err error
-		if n == 1 {
-			_, err = s.pub.Publish(ctx, out[0])
-		} else {
-			_, err = s.pub.PublishBatch(ctx, out[:n])
-		}
+		_, err := s.pub.PublishInOrder(ctx, out[:n])
 		if errors.Is(err, natsstream.ErrRefused) {
 			return fmt.Errorf("%w: %w", collector.ErrRefused, err)
 		}

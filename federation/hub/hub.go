@@ -25,16 +25,17 @@ type Ledger interface {
 	Updated() <-chan struct{}
 }
 
-// Publisher puts decisions into the stream, all or none and in order. An error
-// leaves open whether they are there.
+// Publisher puts decisions into the stream, in order, and all or none where one
+// of them says WithNext. An error leaves open which of them are there.
 type Publisher interface {
 	PublishDecisions(ctx context.Context, ds []Published) error
 }
 
 // Published is one encoded and signed decision.
 type Published struct {
-	Record  ledger.Record
-	Subject string
+	Record   ledger.Record
+	Subject  string
+	WithNext bool // as in federation.Decision
 }
 
 // Taster tells what a resident Envoy makes of a snapshot.
@@ -641,7 +642,7 @@ func (h *Hub) record(ctx context.Context, now time.Time, ds []federation.Decisio
 		if err != nil {
 			return err
 		}
-		h.unsent = append(h.unsent, Published{Record: ledger.Sign(b, h.cfg.Key), Subject: e.Subject})
+		h.unsent = append(h.unsent, Published{Record: ledger.Sign(b, h.cfg.Key), Subject: e.Subject, WithNext: d.WithNext})
 		if d.Name == federation.CandidateDecision {
 			h.good.candidate(d.Body.(federation.Candidate).Revision, h.observed)
 			h.observed = time.Time{}

@@ -83,8 +83,9 @@ type FollowerOptions struct {
 	// MaxBatch is the most messages in one commit, 1 to ledger.MaxAppend; 0 means
 	// ledger.MaxAppend.
 	MaxBatch int
-	// Linger is how long a commit of several messages waits for more; 0 means 2
-	// ms. A message that comes alone is committed at once.
+	// Linger is how long a commit waits for messages that the stream has and that
+	// did not come yet; 0 means 2 ms. What is the stream's last message is
+	// committed at once.
 	Linger time.Duration
 	// CheckEvery is how often the stream is compared with what was consumed; 0
 	// means 2 s.
@@ -324,7 +325,7 @@ func (f *Follower) consume(ctx context.Context, js jetstream.JetStream, s sessio
 			linger.Reset(f.o.Linger)
 			var stop error
 			for more := true; more; {
-				in, err := s.incoming(m)
+				in, waiting, err := s.incoming(m)
 				if err != nil && !s.begun {
 					stop = err // what is passed over may go
 					break
@@ -337,7 +338,7 @@ func (f *Follower) consume(ctx context.Context, js jetstream.JetStream, s sessio
 				if len(batch) >= f.o.MaxBatch || bytes >= maxCommitBytes {
 					break
 				}
-				m, more = nextOf(msgs, linger, len(batch))
+				m, more = nextOf(msgs, linger, waiting)
 			}
 			if again, err := f.commit(ctx, &s, batch); again || err != nil {
 				return err
@@ -349,15 +350,15 @@ func (f *Follower) consume(ctx context.Context, js jetstream.JetStream, s sessio
 	}
 }
 
-// nextOf returns a message that is there, or, when the batch is one already,
-// comes before linger ends. A single message is not held up.
-func nextOf(msgs <-chan jetstream.Msg, linger *time.Timer, have int) (jetstream.Msg, bool) {
+// nextOf returns a message that is there, or, when the stream has more, comes
+// before linger ends. The last message of the stream is not held up.
+func nextOf(msgs <-chan jetstream.Msg, linger *time.Timer, waiting bool) (jetstream.Msg, bool) {
 	select {
 	case m := <-msgs:
 		return m, true
 	default:
 	}
-	if have < 2 {
+	if !waiting {
 		return nil, false
 	}
 	select {
@@ -368,15 +369,16 @@ func nextOf(msgs <-chan jetstream.Msg, linger *time.Timer, have int) (jetstream.
 	}
 }
 
-// incoming reads a message, and an error when it is not the next.
-func (s *session) incoming(m jetstream.Msg) (ledger.Incoming, error) {
+// incoming reads a message, whether the stream had more when it was sent, and
+// an error when it is not the next.
+func (s *session) incoming(m jetstream.Msg) (in ledger.Incoming, waiting bool, err error) {
 	meta, err := m.Metadata()
 	if err != nil {
-		return ledger.Incoming{}, fmt.Errorf("message without its place in the stream: %w", err)
+		return ledger.Incoming{}, false, fmt.Errorf("message without its place in the stream: %w", err)
 	}
 	seq := meta.Sequence.Stream
 	if s.next != 0 && seq != s.next {
-		return ledger.Incoming{}, fmt.Errorf("message %d comes where %d should", seq, s.next)
+		return ledger.Incoming{}, false, fmt.Errorf("message %d comes where %d should", seq, s.next)
 	}
 	s.next = seq + 1
 	// A signature that cannot be read verifies as little as one that is wrong.
@@ -386,7 +388,7 @@ func (s *session) incoming(m jetstream.Msg) (ledger.Incoming, error) {
 		Subject:     m.Subject(),
 		Incarnation: s.incarnation,
 		StreamSeq:   seq,
-	}, nil
+	}, meta.NumPending > 0, nil
 }
 
 // caughtUp reports whether all has been consumed that was in the stream when
