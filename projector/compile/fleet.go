@@ -465,7 +465,7 @@ func claimOf(g *emissary.Group) string {
 
 func (c *Compiler) putHost(k hostKey, a emissary.Attachment, groups []*emissary.Group, units []emissary.UnitKey) {
 	about := k.chain.table() + " " + k.hostname
-	name, b, bad, err := c.assemble(a, groups)
+	row, bad, err := c.assemble(a, groups)
 	if err != nil {
 		c.unwritable(units, "virtual host", about, err)
 		return
@@ -475,13 +475,13 @@ func (c *Compiler) putHost(k hostKey, a emissary.Attachment, groups []*emissary.
 			c.unwritable(g.Members, "virtual host", about+" "+g.ID, err)
 		}
 	}
-	names := make([]named, 0, len(groups))
+	row.key, row.hosts, row.groups = k, units, make([]named, 0, len(groups))
 	for _, g := range groups {
 		if bad[g] == nil {
-			names = append(names, named{g.Cluster, g.ID})
+			row.groups = append(row.groups, named{g.Cluster, g.ID})
 		}
 	}
-	c.t.vhosts.put(k, vhostRow{key: k, name: name, bytes: b, hosts: units, groups: names})
+	c.t.vhosts.put(k, row)
 }
 
 // groupsOf returns the groups that a Host takes, in the order of their routes.

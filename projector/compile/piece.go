@@ -30,11 +30,12 @@ type pieces struct {
 
 type piece struct {
 	bytes []byte // the field routes, with its tags
+	n     int    // of the routes
 	err   error
 }
 
 // piece writes a group's routes for an attachment.
-func (c *Compiler) piece(a emissary.Attachment, g *emissary.Group) ([]byte, error) {
+func (c *Compiler) piece(a emissary.Attachment, g *emissary.Group) (piece, error) {
 	k := named{g.Cluster, g.ID}
 	p := c.pieces[k]
 	if p == nil || p.group != g {
@@ -49,10 +50,10 @@ func (c *Compiler) piece(a emissary.Attachment, g *emissary.Group) ([]byte, erro
 		if err == nil {
 			_, b, _ = split(b)
 		}
-		one = piece{b, err}
+		one = piece{b, len(host.Routes), err}
 		p.routes[v] = one
 	}
-	return one.bytes, one.err
+	return one, one.err
 }
 
 // split cuts a marshalled VirtualHost into what stands before the routes, the
@@ -83,11 +84,12 @@ func split(b []byte) (before, routes, after []byte) {
 
 // assemble writes a virtual host of groups. Groups that cannot be written are
 // left out and returned with why.
-func (c *Compiler) assemble(a emissary.Attachment, groups []*emissary.Group) (name string, b []byte, bad map[*emissary.Group]error, err error) {
+func (c *Compiler) assemble(a emissary.Attachment, groups []*emissary.Group) (row vhostRow, bad map[*emissary.Group]error, err error) {
 	v := a.VirtualHost(nil)
+	row = vhostRow{name: v.Name, routes: len(v.Routes)}
 	frame, err := envoy.VirtualHost(v)
 	if err != nil {
-		return v.Name, nil, nil, err
+		return row, nil, err
 	}
 	before, _, after := split(frame)
 	written := make([][]byte, 0, len(groups))
@@ -101,13 +103,15 @@ func (c *Compiler) assemble(a emissary.Attachment, groups []*emissary.Group) (na
 			bad[g] = err
 			continue
 		}
-		written = append(written, p)
-		size += len(p)
+		written = append(written, p.bytes)
+		size += len(p.bytes)
+		row.routes += p.n
 	}
-	b = make([]byte, 0, size)
+	b := make([]byte, 0, size)
 	b = append(b, before...)
 	for _, p := range written {
 		b = append(b, p...)
 	}
-	return v.Name, append(b, after...), bad, nil
+	row.bytes = append(b, after...)
+	return row, bad, nil
 }
