@@ -315,6 +315,11 @@ func (w world) Selectors() []map[string]string {
 	return s
 }
 
+func (w world) RateLimitDomain() string {
+	r, _ := w.c.t.rateLimits.get(w.cluster)
+	return r.domain
+}
+
 func deep[T any](a, b T) bool { return reflect.DeepEqual(a, b) }
 
 // Sources returns the objects that a resource comes from, in order, to find
@@ -353,6 +358,9 @@ func (c *Compiler) Sources(t projector.ResourceType, name string) []ledger.Objec
 					add(e.key.Object)
 				}
 				for _, e := range c.x.auths.bucket(l.Key.Object.Cluster) {
+					add(e.key.Object)
+				}
+				for _, e := range c.x.limiters.bucket(l.Key.Object.Cluster) {
 					add(e.key.Object)
 				}
 			}

@@ -384,6 +384,10 @@ func (c *Compiler) protected(chain chainKey, cluster ledger.ClusterName) (ok, wi
 	if hasMine && (!hasTheirs || !deep(mine, theirs)) {
 		return false, false
 	}
+	limit, limits := c.t.rateLimits.get(cluster)
+	if ownerLimit, _ := c.t.rateLimits.get(owner); limits && !deep(limit, ownerLimit) {
+		return false, false
+	}
 	lists := addressLists(c.moduleOf(cluster))
 	if len(lists) > 0 && !deep(lists, addressLists(c.moduleOf(owner))) {
 		return false, false
@@ -399,7 +403,7 @@ func (c *Compiler) unprotected(u emissary.UnitKey, k hostKey) {
 	about := u.String() + " " + k.chain.table()
 	c.report(u.Object, "virtual host", about, []projector.Finding{{
 		Code: projector.CodeProtection, Severity: projector.Error,
-		Message: fmt.Sprintf("cleartext on port %d is shared with another cluster, whose AuthService or address lists are not this one's: %q is not served there; give the clusters ports of their own", k.chain.bound.Port, k.hostname),
+		Message: fmt.Sprintf("cleartext on port %d is shared with another cluster, whose AuthService, RateLimitService or address lists are not this one's: %q is not served there; give the clusters ports of their own", k.chain.bound.Port, k.hostname),
 	}})
 	c.setState(u.Object, "virtual host", about, state{State: projector.Rejected})
 }
@@ -603,6 +607,9 @@ func (c *Compiler) http(l *emissary.Listener, routes, altSvc string) *ir.HTTP {
 	if auth, ok := c.t.auth.get(l.Key.Object.Cluster); ok {
 		h.Filters = append(h.Filters, auth.filter)
 	}
+	if limit, ok := c.t.rateLimits.get(l.Key.Object.Cluster); ok {
+		h.Filters = append(h.Filters, limit.filter)
+	}
 	return &h
 }
 
@@ -622,4 +629,26 @@ func (c *Compiler) readAuth(cluster ledger.ClusterName) {
 	if a.Needed != nil {
 		c.t.upstreamUses.put(useKey{a.Needed.Upstream.Name, "auth " + string(cluster)}, upstreamUse{needed: *a.Needed, by: keys})
 	}
+}
+
+// readRateLimit makes the one rate limit filter of a cluster.
+func (c *Compiler) readRateLimit(cluster ledger.ClusterName) {
+	var units []emissary.Unit
+	var keys []emissary.UnitKey
+	for _, e := range c.x.limiters.bucket(cluster) {
+		units = append(units, e.value)
+		keys = append(keys, e.key)
+	}
+	r := emissary.ReadRateLimit(world{c, cluster}, units)
+	for _, u := range slices.SortedFunc(maps.Keys(r.Findings), emissary.UnitKey.Compare) {
+		c.report(u.Object, "rate limit", u.String(), r.Findings[u])
+		if r.Filter == nil {
+			c.setState(u.Object, "rate limit", u.String(), state{State: projector.Rejected})
+		}
+	}
+	if r.Filter == nil {
+		return
+	}
+	c.t.rateLimits.put(cluster, limitRow{domain: r.Domain, filter: *r.Filter})
+	c.t.upstreamUses.put(useKey{r.Needed.Upstream.Name, "rate limit " + string(cluster)}, upstreamUse{needed: *r.Needed, by: keys})
 }

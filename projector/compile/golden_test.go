@@ -234,6 +234,13 @@ func actionText(r *routev3.Route) string {
 		for _, m := range a.Route.RequestMirrorPolicies {
 			parts = append(parts, fmt.Sprintf("mirror=%s %d%%", m.Cluster, m.RuntimeFraction.GetDefaultValue().GetNumerator()))
 		}
+		for _, l := range a.Route.RateLimits {
+			var actions []string
+			for _, action := range l.Actions {
+				actions = append(actions, plain(action))
+			}
+			parts = append(parts, "limit["+strings.Join(actions, " ")+"]")
+		}
 		for _, u := range a.Route.UpgradeConfigs {
 			parts = append(parts, "upgrade="+u.UpgradeType)
 		}

@@ -181,7 +181,7 @@ func drawObject(t *rapid.T) *projector.Object {
 	selector := map[string]any{"matchLabels": map[string]any{"team": "red"}}
 	hostnames := []any{"*", "a.example.com", "b.example.com", "*.example.com", "a.*", "*le.com", "x.y.example.com", "a.example.com:8080"}
 	kind := pick("kind", "Mapping", "Mapping", "Mapping", "Host", "Host", "Listener", "TLSContext", "Module", "Service", "Service", "Secret",
-		"KubernetesEndpointResolver", "AuthService", "Annotated", "TCPMapping")
+		"KubernetesEndpointResolver", "AuthService", "RateLimitService", "Annotated", "TCPMapping")
 	group, version := "getambassador.io", "getambassador.io/v3alpha1"
 	top := map[string]any{}
 	switch kind {
@@ -262,6 +262,10 @@ func drawObject(t *rapid.T) *projector.Object {
 		spec["auth_service"] = pick("auth service", "a", "b:8080", "bad host")
 		maybe("proto", "grpc", "http")
 		maybe("protocol_version", "v3")
+	case "RateLimitService":
+		spec["service"] = pick("rate limit service", "a", "b:8080")
+		maybe("domain", "other")
+		spec["protocol_version"] = pick("rate limit version", "v3", "v3", "v2")
 	case "TCPMapping":
 		spec["port"], spec["service"] = 9000, "a"
 	}
@@ -308,4 +312,5 @@ func fillMapping(t *rapid.T, spec map[string]any, hostnames []any) {
 	maybe("add_request_headers", map[string]any{"x-a": map[string]any{"value": "1"}})
 	maybe("bypass_auth", true)
 	maybe("grpc", true)
+	maybe("labels", map[string]any{"ambassador": []any{map[string]any{"g": []any{map[string]any{"remote_address": map[string]any{"key": "remote_address"}}}}}})
 }

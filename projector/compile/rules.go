@@ -103,6 +103,12 @@ type authRow struct {
 	filter ir.Filter
 }
 
+// limitRow is a cluster's rate limit filter.
+type limitRow struct {
+	domain string
+	filter ir.Filter
+}
+
 type tables struct {
 	settings *table[struct{}, projector.Settings]
 	slots    *table[ledger.ObjectKey, slot]
@@ -123,6 +129,7 @@ type tables struct {
 	lstUnits  *table[emissary.UnitKey, emissary.Unit]
 	mapUnits  *table[emissary.UnitKey, emissary.Unit]
 	authUnits *table[emissary.UnitKey, emissary.Unit]
+	rateUnits *table[emissary.UnitKey, emissary.Unit]
 
 	mappingDefaults *table[ledger.ClusterName, *emissary.MappingDefaults]
 	module          *table[ledger.ClusterName, *emissary.Module]
@@ -136,6 +143,7 @@ type tables struct {
 	groups          *table[named, *emissary.Group]
 	patterns        *table[named, struct{}]
 	auth            *table[ledger.ClusterName, authRow]
+	rateLimits      *table[ledger.ClusterName, limitRow]
 
 	attachments  *table[attachKey, emissary.Attachment]
 	chains       *table[chainKey, chainRow]
@@ -155,6 +163,7 @@ type indexes struct {
 	resolversNamed *index[named, emissary.UnitKey, emissary.Unit]
 	contextsNamed  *index[named, emissary.UnitKey, *emissary.Context]
 	auths          *index[ledger.ClusterName, emissary.UnitKey, emissary.Unit]
+	limiters       *index[ledger.ClusterName, emissary.UnitKey, emissary.Unit]
 	listenersOf    *index[ledger.ClusterName, emissary.UnitKey, *emissary.Listener]
 	listenersAt    *index[emissary.Bound, emissary.UnitKey, *emissary.Listener]
 	selectorHosts  *index[ledger.ClusterName, emissary.UnitKey, *emissary.Host]
@@ -214,7 +223,7 @@ func (c *Compiler) makeTables() {
 	t.ids = newTable[emissary.UnitKey](g, "ids", deep[emissary.UnitKey])
 	t.presence = newTable[emissary.UnitKey](g, "presence", deep[struct{}])
 	t.modules, t.resolvers, t.tlsUnits = units("modules"), units("resolvers"), units("tls contexts")
-	t.hostUnits, t.lstUnits, t.mapUnits, t.authUnits = units("hosts"), units("listeners"), units("mappings"), units("auth services")
+	t.hostUnits, t.lstUnits, t.mapUnits, t.authUnits, t.rateUnits = units("hosts"), units("listeners"), units("mappings"), units("auth services"), units("rate limit services")
 	t.mappingDefaults = newTable[ledger.ClusterName](g, "mapping defaults", deep[*emissary.MappingDefaults])
 	t.module = newTable[ledger.ClusterName](g, "module", deep[*emissary.Module])
 	t.remoteAddress = newTable[ledger.ClusterName](g, "remote address", deep[bool])
@@ -227,6 +236,7 @@ func (c *Compiler) makeTables() {
 	t.groups = newTable[named](g, "groups", deep[*emissary.Group])
 	t.patterns = newTable[named](g, "patterns", deep[struct{}])
 	t.auth = newTable[ledger.ClusterName](g, "auth", deep[authRow])
+	t.rateLimits = newTable[ledger.ClusterName](g, "rate limits", deep[limitRow])
 	t.attachments = newTable[attachKey](g, "attachments", deep[emissary.Attachment])
 	t.chains = newTable[chainKey](g, "chains", deep[chainRow])
 	t.vhosts = newTable[hostKey](g, "virtual hosts", func(a, b vhostRow) bool {
@@ -288,6 +298,7 @@ func (c *Compiler) makeIndexes() {
 	x.resolversNamed = newIndex(t.resolvers, one(func(k emissary.UnitKey, _ emissary.Unit) named { return named{k.Object.Cluster, k.Name} }), byUnit)
 	x.contextsNamed = newIndex(t.contexts, one(func(k emissary.UnitKey, _ *emissary.Context) named { return named{k.Object.Cluster, k.Name} }), byUnit)
 	x.auths = newIndex(t.authUnits, one(clusterOf[emissary.Unit]), byUnit)
+	x.limiters = newIndex(t.rateUnits, one(clusterOf[emissary.Unit]), byUnit)
 	x.listenersOf = newIndex(t.listeners, one(clusterOf[*emissary.Listener]), byUnit)
 	x.listenersAt = newIndex(t.listeners, one(func(_ emissary.UnitKey, l *emissary.Listener) emissary.Bound { return l.Bound }), byUnit)
 
@@ -405,6 +416,7 @@ func (c *Compiler) makeRules() {
 	onObject(each(t.hostUnits, "host", c.readHost), unitObject, unitAbout)
 	eachBucket(x.listenersOf, "implied host", c.implyHost)
 	eachBucket(x.selectorHosts, "selectors", c.listSelectors)
+	eachBucket(x.limiters, "rate limit", c.readRateLimit)
 	onObject(each(t.mapUnits, "mapping", c.readMapping), unitObject, unitAbout)
 	c.onGroup(eachBucket(x.mappingsOf, "group", c.buildGroup))
 	eachBucket(x.groupsHost, "pattern", func(k named) { t.patterns.put(k, struct{}{}) })
@@ -557,6 +569,8 @@ func (c *Compiler) putUnit(u emissary.Unit) {
 		t.lstUnits.put(u.Key, u)
 	case "Mapping":
 		t.mapUnits.put(u.Key, u)
+	case "RateLimitService":
+		t.rateUnits.put(u.Key, u)
 	case "AuthService":
 		t.authUnits.put(u.Key, u)
 	default:

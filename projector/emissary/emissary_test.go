@@ -116,6 +116,7 @@ func (w world) Resolver(name string) (string, bool) {
 func (w world) Context(string) (*emissary.Context, bool)         { return nil, false }
 func (w world) Service(string, string) (*emissary.Service, bool) { return nil, false }
 func (w world) Secret(string, string) (*emissary.Secret, bool)   { return nil, false }
+func (w world) RateLimitDomain() string                          { return "" }
 func (w world) Selectors() []map[string]string                   { return w.selectors }
 
 func mapping(t *testing.T, w emissary.World, name, spec, labels string) *emissary.Mapping {

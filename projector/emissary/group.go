@@ -170,6 +170,9 @@ func (s *settings) take(f *flat) {
 	if f.upgrade != nil {
 		s.upgrade = f.upgrade
 	}
+	if f.limits != nil {
+		s.limits = f.limits
+	}
 	if f.hash != nil {
 		s.hash = f.hash
 	}
@@ -229,6 +232,7 @@ func (g *Group) routes(members []*Mapping, shadow *Mapping, s settings, found Me
 			AddResponseHeaders: headerValues(s.add.response),
 			DisableAuth:        s.bypassAuth != nil && *s.bypassAuth,
 			AuthContext:        m.AuthCtx,
+			RateLimits:         s.limits,
 		}
 		if shares[i] < 100 {
 			r.Match.Fraction = &ir.Fraction{Percent: uint32(shares[i]), RuntimeKey: "routing.traffic_shift." + m.Needed.Upstream.Name}

@@ -80,6 +80,7 @@ type flat struct {
 	ignoreCase   *bool
 	bypassAuth   *bool
 	hash         []ir.Hash
+	limits       []ir.RateLimit
 }
 
 type headerAdds struct {
@@ -143,9 +144,6 @@ func ignored(f *findings, s *getambassador.MappingSpec) {
 	}
 	if s.ErrorResponseOverrides != nil || s.BypassErrorResponseOverrides != nil {
 		f.warnf(projector.CodeNotServed, "spec.error_response_overrides", "is not supported; the Mapping is served without it")
-	}
-	if len(s.Labels) > 0 {
-		f.warnf(projector.CodeNotServed, "spec.labels", "rate limits are not served by this version")
 	}
 }
 
@@ -602,6 +600,7 @@ func readPolicies(w World, f *findings, s *getambassador.MappingSpec, out *Mappi
 		fl.ignoreCase = &ignore
 	}
 	fl.bypassAuth = s.BypassAuth
+	fl.limits = rateLimits(w, f, s.Labels)
 }
 
 // coreKeys are the fields in which the Mappings of a group must agree.

@@ -36,6 +36,8 @@ type MappingDefaults struct {
 	AddResponse         map[string]getambassador.AddedHeader
 	RemoveRequest       []string
 	RemoveResponse      []string
+	LabelDomain         string // of rate limits
+	DefaultLabels       map[string][]getambassador.LabelSpecifier
 }
 
 // Module is what the Module "ambassador" says.
@@ -56,6 +58,7 @@ func DefaultModule() *Module {
 	return &Module{
 		Mappings: MappingDefaults{
 			SecretNaming: getambassador.DefaultSecretNaming, Resolver: DefaultResolver, RequestTimeoutMs: DefaultTimeoutMs,
+			LabelDomain: "ambassador",
 		},
 		HTTP: ir.HTTP{
 			UseRemoteAddress: true, ServerName: "envoy",
@@ -72,7 +75,7 @@ var deadModule = []string{
 
 // laterModule lists those that have an effect in Emissary, but not yet here.
 var laterModule = []string{
-	"default_labels", "default_label_domain", "error_response_overrides", "runtime_flags", "envoy_validation_timeout",
+	"error_response_overrides", "runtime_flags", "envoy_validation_timeout",
 }
 
 // knownModule lists all other fields that are read or need no word.
@@ -85,7 +88,7 @@ var knownModule = []string{
 	"max_request_headers_kb", "merge_slashes", "reject_requests_with_escaped_slashes", "strip_matching_host_port",
 	"preserve_external_request_id", "proper_case", "header_case_overrides", "server_name", "suppress_envoy_headers",
 	"use_remote_address", "listener_idle_timeout_ms", "ip_allow", "ip_deny", "lua_scripts", "regex_max_size",
-	"use_ambassador_namespace_for_service_resolution",
+	"use_ambassador_namespace_for_service_resolution", "default_labels", "default_label_domain",
 }
 
 // config reads a Module's untyped settings and says what it could not read.
@@ -227,6 +230,8 @@ func readMappingDefaults(c *config, mod *Module, o *getambassador.Module) {
 
 	spec := c.asMapping("", c.m, "circuit_breakers", "load_balancer", "keepalive", "cors", "retry_policy")
 	d.Breakers, d.LoadBalancer, d.KeepAlive, d.CORS, d.Retry = spec.CircuitBreakers, spec.LoadBalancer, spec.KeepAlive, spec.CORS, spec.RetryPolicy
+	c.text("default_label_domain", &d.LabelDomain)
+	readDefaultLabels(c, d)
 	if defaults := c.object("defaults"); defaults != nil {
 		headers := maps.Clone(defaults.m)
 		if own := defaults.object("httpmapping"); own != nil {
@@ -236,6 +241,30 @@ func readMappingDefaults(c *config, mod *Module, o *getambassador.Module) {
 		spec := c.asMapping("defaults.", headers, keys...)
 		d.AddRequest, d.AddResponse = spec.AddRequestHeaders, spec.AddResponseHeaders
 		d.RemoveRequest, d.RemoveResponse = spec.RemoveRequestHeaders, spec.RemoveResponseHeaders
+	}
+}
+
+// readDefaultLabels reads the labels that come before those of every Mapping.
+func readDefaultLabels(c *config, d *MappingDefaults) {
+	domains := c.object("default_labels")
+	if domains == nil {
+		return
+	}
+	labels := map[string]any{}
+	for _, domain := range slices.Sorted(maps.Keys(domains.m)) {
+		one := domains.object(domain)
+		if one == nil || one.m["defaults"] == nil {
+			continue
+		}
+		labels[domain] = []any{map[string]any{"defaults": one.m["defaults"]}}
+	}
+	c.list = append(c.list, domains.list...)
+	spec := c.asMapping("default_", map[string]any{"labels": labels}, "labels")
+	d.DefaultLabels = map[string][]getambassador.LabelSpecifier{}
+	for domain, groups := range spec.Labels {
+		for _, g := range groups {
+			d.DefaultLabels[domain] = g["defaults"]
+		}
 	}
 }
 

@@ -20,6 +20,9 @@ type World interface {
 	// Selectors returns the mapping selectors of the cluster's Hosts, in the
 	// order of the Hosts.
 	Selectors() []map[string]string
+	// RateLimitDomain is the domain of the cluster's RateLimitService, "" if it
+	// has none that can be asked.
+	RateLimitDomain() string
 }
 
 // findings collects what there is to say about one resource.
