@@ -52,8 +52,8 @@ type Step struct {
 //     they are only sent to those who asked;
 //  2. once the upstreams are acknowledged, which an Envoy does when none is
 //     warming any more, the listeners and then the routes;
-//  3. once the routes are acknowledged, removals, so that no route ever refers
-//     to an upstream that is gone.
+//  3. once the routes are acknowledged, removals, of routes and then of
+//     upstreams, so that no route ever refers to an upstream that is gone.
 //
 // A type that the client never asked for holds up nothing.
 func Next(f Facts) Step {
@@ -85,7 +85,7 @@ func Next(f Facts) Step {
 	}
 	step.Settled = true
 	for _, t := range []projector.ResourceType{
-		projector.Upstreams, projector.Routes, projector.EndpointNeeds, projector.SecretNeeds,
+		projector.Routes, projector.Upstreams, projector.EndpointNeeds, projector.SecretNeeds,
 	} {
 		l := f.Lanes[t]
 		if !l.Open || !l.Lingering {
@@ -94,6 +94,9 @@ func Next(f Facts) Step {
 		if l.Ready && !l.Behind {
 			step.Send = append(step.Send, Send{Type: t, Removals: true})
 			step.Settled = false
+			if t == projector.Routes {
+				return step // they too refer to upstreams
+			}
 		}
 	}
 	return step

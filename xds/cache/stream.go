@@ -244,6 +244,11 @@ func (s *Stream) refuse(l *lane, r *response, message string) {
 	k := r.to.key()
 	if s.nacked != k {
 		s.nacked = k
+		for _, name := range r.names {
+			if _, ok := r.wire.Get(l.typ, name); !ok {
+				l.linger(name) // it was to be removed and may still be there; tried once more
+			}
+		}
 		s.told = append(s.told, projector.Verdict{
 			Fleet: r.to.Head.Head.Fleet, Edge: s.cache.opts.Edge, Node: s.node, Kind: projector.Nacked,
 			Generation: k.generation, Fingerprint: k.fingerprint,
@@ -259,8 +264,20 @@ func (s *Stream) refuse(l *lane, r *response, message string) {
 		return
 	}
 	s.cache.refuse(s.node, k)
-	if good, refused := s.cache.target(s.node); refused {
-		s.target = good
+	next, _ := s.cache.target(s.node)
+	if next.key() == k {
+		return // there is nothing better
+	}
+	// At once, also to a newer head: what follows in the refused one relies on
+	// what was refused. Nobody knows which part of the response was applied, so
+	// all of it is sent once more as it is to be now.
+	s.target = next
+	for _, name := range r.names {
+		if _, ok := next.wire.Get(l.typ, name); ok {
+			l.owe(name)
+		} else {
+			l.linger(name)
+		}
 	}
 }
 
