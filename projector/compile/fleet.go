@@ -479,6 +479,7 @@ func (c *Compiler) putHost(k hostKey, a emissary.Attachment, groups []*emissary.
 			c.unwritable(g.Members, "virtual host", about+" "+g.ID, err)
 		}
 	}
+	c.reportShadowed(groups, about, k.hostname)
 	row.key, row.hosts, row.groups = k, units, make([]named, 0, len(groups))
 	for _, g := range groups {
 		if bad[g] == nil {
@@ -486,6 +487,23 @@ func (c *Compiler) putHost(k hostKey, a emissary.Attachment, groups []*emissary.
 		}
 	}
 	c.t.vhosts.put(k, row)
+}
+
+func (c *Compiler) reportShadowed(groups []*emissary.Group, about, hostname string) {
+	shadowed := emissary.Shadowed(groups)
+	for _, g := range groups {
+		by := shadowed[g]
+		if by == nil {
+			continue
+		}
+		for _, m := range g.Members {
+			other := by.First.Object
+			c.report(m.Object, "shadowed", about+" "+m.String(), []projector.Finding{{
+				Code: projector.CodeShadowed, Severity: projector.Warning, Path: "spec.precedence", Other: &other,
+				Message: fmt.Sprintf("%s comes first and takes all of its requests for %q; raise the precedence or change the match", by.First, hostname),
+			}})
+		}
+	}
 }
 
 // groupsOf returns the groups that a Host takes, in the order of their routes.

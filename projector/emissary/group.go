@@ -327,5 +327,39 @@ func cors(c *getambassador.CORS, group string) *ir.CORS {
 	return out
 }
 
+// covers reports whether the group takes every request under its prefix, so
+// that nothing under it gets to routes that come later.
+func (g *Group) covers() (prefix string, ok bool) {
+	last := g.Routes[len(g.Routes)-1].Match
+	return last.Path, last.PathKind == ir.PathPrefix && last.Fraction == nil && !last.IgnoreCase && !last.GRPC &&
+		len(last.Headers) == 0 && len(last.Query) == 0
+}
+
+// Shadowed returns the groups, of those that a Host takes, whose routes can
+// never be reached, each with the one before it that takes all their requests.
+// Only precedence brings that about: else a longer prefix is tried first.
+func Shadowed(groups []*Group) map[*Group]*Group {
+	if len(groups) == 0 || groups[0].Order.Precedence == groups[len(groups)-1].Order.Precedence {
+		return nil
+	}
+	out := map[*Group]*Group{}
+	covering := map[string]*Group{}
+	for _, g := range groups {
+		m := g.Routes[0].Match
+		if m.PathKind == ir.PathPrefix || m.PathKind == ir.PathExact {
+			for i := range len(m.Path) + 1 {
+				if by := covering[m.Path[:i]]; by != nil {
+					out[g] = by
+					break
+				}
+			}
+		}
+		if prefix, ok := g.covers(); ok && covering[prefix] == nil {
+			covering[prefix] = g
+		}
+	}
+	return out
+}
+
 // String names a group for people.
 func (g *Group) String() string { return g.First.String() + " (" + strconv.Itoa(len(g.Members)) + ")" }

@@ -366,6 +366,11 @@ func readAction(w World, f *findings, m *getambassador.Mapping, out *Mapping) bo
 		out.Rewrite = nil
 	}
 	out.HostTo, out.AutoHost = s.HostRewrite, isSet(s.AutoHostRewrite)
+	if d := needed.Upstream.Discovery; out.AutoHost && out.HostTo == "" && (d == ir.DiscoverStatic || d == ir.DiscoverEndpoints) && !isIP(name.Host) {
+		// The proxy takes the name from an upstream that it resolves by DNS; of
+		// one that is looked up here the name is known.
+		out.HostTo, out.AutoHost = name.Host, false
+	}
 	out.AuthCtx = s.AuthContextExtensions
 	linkerd := w.MappingDefaults().LinkerdHeaders
 	if s.AddLinkerdHeaders != nil {

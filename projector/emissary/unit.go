@@ -115,6 +115,8 @@ func Decode(o *projector.Object, ambassadorID string) Decoded {
 		return decodeService(o, ambassadorID)
 	case o.Key.Group == "" && o.Key.Kind == "Secret":
 		return decodeSecret(o)
+	case o.Key.Group == "networking.k8s.io" && o.Key.Kind == "Ingress":
+		return decodeIngress(o, ambassadorID)
 	}
 	return Decoded{}
 }
@@ -180,6 +182,32 @@ func decodeService(o *projector.Object, ambassadorID string) Decoded {
 		d.Service.Ports = append(d.Service.Ports, ServicePort{Name: p.Name, Port: p.Port, Target: strings.Trim(string(p.TargetPort), `"`)})
 	}
 	decodeAnnotation(&d, o, ambassadorID, s.Metadata.Annotations[getambassador.AnnotationKey], s.Metadata.Labels)
+	return d
+}
+
+// decodeIngress reads an Ingress's annotation. What the Ingress itself says is
+// not served yet, and said so where it names a class.
+func decodeIngress(o *projector.Object, ambassadorID string) Decoded {
+	var i struct {
+		Metadata struct {
+			Labels      map[string]string `json:"labels"`
+			Annotations map[string]string `json:"annotations"`
+		} `json:"metadata"`
+		Spec struct {
+			IngressClassName string `json:"ingressClassName"`
+		} `json:"spec"`
+	}
+	if err := json.Unmarshal(o.Raw, &i); err != nil {
+		return bad(projector.CodeMalformed, "", "the Ingress cannot be read: "+err.Error())
+	}
+	var d Decoded
+	if i.Spec.IngressClassName != "" || i.Metadata.Annotations["kubernetes.io/ingress.class"] == "ambassador" {
+		d.Findings = []projector.Finding{{
+			Code: projector.CodeNotServed, Severity: projector.Warning,
+			Message: "Ingress is not served by this version: use a Host and Mappings",
+		}}
+	}
+	decodeAnnotation(&d, o, ambassadorID, i.Metadata.Annotations[getambassador.AnnotationKey], i.Metadata.Labels)
 	return d
 }
 
