@@ -397,12 +397,13 @@ func (e *Edge) fetch(ctx context.Context, fp projector.Fingerprint) (*projector.
 	var mu sync.Mutex // guards chunks while fetching
 	group, gctx := errgroup.WithContext(ctx)
 	group.SetLimit(fetchesAtOnce)
-	asked := map[ledger.Digest]bool{} // one flight for each digest
+	missing := map[ledger.Digest]bool{} // one flight for each digest
 	for _, d := range digests {
-		if asked[d] || chunks[d] != nil {
-			continue
+		if chunks[d] == nil {
+			missing[d] = true
 		}
-		asked[d] = true
+	}
+	for d := range missing {
 		group.Go(func() error {
 			c, err := e.chunk(gctx, d)
 			if err != nil {

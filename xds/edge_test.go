@@ -63,6 +63,15 @@ func (h *hub) publish(s *projector.Snapshot) {
 	}
 }
 
+// counts returns what was asked for, how often, since it was called last.
+func (h *hub) counts() map[string]int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	asked := h.asked
+	h.asked = map[string]int{}
+	return asked
+}
+
 func (h *hub) get(name string) ([]byte, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -226,30 +235,27 @@ func TestEdgeFetchesWhatIsMissing(t *testing.T) {
 	h.publish(s)
 	r.offer(t, h.head(t, 1, s))
 	r.reach(t, 1)
-	for name, n := range h.asked {
+	for name, n := range h.counts() {
 		if n != 1 {
 			t.Errorf("%s was asked for %d times", name, n)
 		}
 	}
 	// One change is one chunk, whatever the size, and a storm is got through.
 	h.mu.Lock()
-	h.asked, h.storm = map[string]int{}, true
+	h.storm = true
 	h.mu.Unlock()
 	s2 := s.With([]projector.Update{raw(upstreams, "u7", "2")})
 	h.publish(s2)
 	r.offer(t, h.head(t, 2, s2))
 	r.reach(t, 2)
-	if len(h.asked) != 2 {
-		t.Errorf("asked for %d things, want a manifest and a chunk", len(h.asked))
+	if asked := h.counts(); len(asked) != 2 {
+		t.Errorf("asked for %d things, want a manifest and a chunk", len(asked))
 	}
 	// Back to the first by a new generation: nothing is missing.
-	h.mu.Lock()
-	h.asked = map[string]int{}
-	h.mu.Unlock()
 	r.offer(t, h.head(t, 3, s))
 	r.reach(t, 3)
-	if len(h.asked) != 0 {
-		t.Errorf("asked for %v", h.asked)
+	if asked := h.counts(); len(asked) != 0 {
+		t.Errorf("asked for %v", asked)
 	}
 }
 

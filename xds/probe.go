@@ -38,7 +38,19 @@ type Prober struct {
 	Limit time.Duration
 
 	mu     sync.Mutex
-	proven map[string]map[string]ledger.Digest // by node and table: the version that answered
+	proven map[string]proof // by node; guarded by mu
+}
+
+// proof is what a node was last proven to serve.
+type proof struct {
+	snapshot *projector.Snapshot
+	tables   map[string]ledger.Digest // by table: the version that answered
+}
+
+// mayWarm reports whether something can be warming when the node goes from what
+// was proven, with nothing warming, to the snapshot: routes change in place.
+func (p proof) mayWarm(to *projector.Snapshot) bool {
+	return p.snapshot == nil || slices.ContainsFunc(projector.Diff(p.snapshot, to), func(u projector.Update) bool { return u.Type != projector.Routes })
 }
 
 // DefaultProbeLimit is how long an Envoy may take to serve what it
@@ -96,7 +108,7 @@ func (p *Prober) Prove(ctx context.Context, node string, g *cache.Generation) (u
 			continue
 		}
 		now[table] = r.Version
-		if before[table] == r.Version {
+		if before.tables[table] == r.Version {
 			continue
 		}
 		body, err := envoy.SentinelBody(r)
@@ -110,7 +122,7 @@ func (p *Prober) Prove(ctx context.Context, node string, g *cache.Generation) (u
 	if err := group.Wait(); err != nil {
 		return unasked, fmt.Errorf("node %s: %w", node, err)
 	}
-	if p.Warming != nil {
+	if p.Warming != nil && before.mayWarm(g.Snapshot) {
 		if err := p.warm(ctx, node); err != nil {
 			return unasked, err
 		}
@@ -118,9 +130,9 @@ func (p *Prober) Prove(ctx context.Context, node string, g *cache.Generation) (u
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.proven == nil || len(p.proven) >= maxProven {
-		p.proven = map[string]map[string]ledger.Digest{}
+		p.proven = map[string]proof{}
 	}
-	p.proven[node] = now
+	p.proven[node] = proof{g.Snapshot, now}
 	return unasked, nil
 }
 

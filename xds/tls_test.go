@@ -41,13 +41,14 @@ func TestIdentity(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	own := a.keyPair("edge")
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
 		done <- xds.Serve(ctx, xds.Endpoint{
 			Listener: lis,
 			TLS: &tls.Config{
-				Certificates: []tls.Certificate{a.keyPair("edge")}, ClientCAs: a.pool,
+				Certificates: []tls.Certificate{own}, ClientCAs: a.pool,
 				ClientAuth: tls.RequireAndVerifyClientCert,
 			},
 			Registry: xds.ByCertificate(func(identity string) (*cache.Cache, error) {

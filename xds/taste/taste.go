@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"math/big"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -84,6 +85,7 @@ type Taster struct {
 	rewritten  *projector.Snapshot // last, as tasted
 	good       *projector.Snapshot // the last that was taken, as given; nil before the first
 	goodWire   *projector.Snapshot // good, as tasted
+	cold       bool                // something may be warming since before the taste under way
 }
 
 // New returns a taster. Its Envoy starts with Run.
@@ -109,13 +111,14 @@ func New(opts Options) (*Taster, error) {
 	opts.Dir = dir
 	t := &Taster{
 		opts: opts, verdicts: make(chan projector.Verdict, 64),
-		last: projector.EmptySnapshot(), rewritten: projector.EmptySnapshot(),
+		last: projector.EmptySnapshot(), rewritten: projector.EmptySnapshot(), cold: true,
 		admin: process.NewAdmin(filepath.Join(dir, "admin.sock")),
 	}
 	t.cache = cache.New(cache.Options{Edge: "taster", OnVerdict: t.take, Log: slog.New(slog.DiscardHandler)})
 	bootstrap, err := envoy.BootstrapADS(envoy.ADSOptions{
 		NodeID: "taster", NodeCluster: "taster", Socket: filepath.Join(dir, "ads.sock"),
 		Admin: envoy.Admin{Socket: filepath.Join(dir, "admin.sock")}, InitialFetch: 15 * time.Second,
+		FewStats: true,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("taster: %w", err)
@@ -192,6 +195,8 @@ func (t *Taster) taste(ctx context.Context, s *projector.Snapshot) (Result, erro
 		return Result{}, err
 	}
 	t.last, t.rewritten = s, t.rewritten.With(rewritten)
+	// Routes change in place: with nothing else changed, nothing begins to warm.
+	t.cold = t.cold || slices.ContainsFunc(updates, func(u projector.Update) bool { return u.Type != projector.Routes })
 	t.offer(t.rewritten, live)
 	for {
 		select {
@@ -201,10 +206,14 @@ func (t *Taster) taste(ctx context.Context, s *projector.Snapshot) (Result, erro
 			}
 			if v.Kind == projector.Nacked {
 				// The cache has put the Envoy back to what it took last.
+				t.cold = true
 				return Result{Type: v.Type, Resources: v.Resources, Message: v.Message}, nil
 			}
-			if err := t.warm(ctx); err != nil {
-				return Result{}, t.reset(err)
+			if t.cold {
+				if err := t.warm(ctx); err != nil {
+					return Result{}, t.reset(err)
+				}
+				t.cold = false
 			}
 			t.forget(s)
 			t.good, t.goodWire = s, t.rewritten
@@ -303,7 +312,7 @@ func (t *Taster) warm(ctx context.Context) error {
 			return nil
 		}
 		select {
-		case <-time.After(5 * time.Millisecond):
+		case <-time.After(2 * time.Millisecond):
 		case <-ctx.Done():
 			if err == nil {
 				err = fmt.Errorf("%d upstreams and listeners stay cold", n)
@@ -315,6 +324,7 @@ func (t *Taster) warm(ctx context.Context) error {
 
 // back goes back to what was taken last.
 func (t *Taster) back() {
+	t.cold = true
 	if t.good == nil {
 		t.last, t.rewritten = projector.EmptySnapshot(), projector.EmptySnapshot()
 	} else {
