@@ -186,8 +186,8 @@ func (a *Admission) keyOf(e Event) ed25519.PublicKey {
 // admit admits a prepared record.
 func (a *Admission) admit(in *Incoming, size Seq, root func() (Digest, error)) (Admitted, error) {
 	r, subject, e := in.Record, in.Subject, in.prepared.event
-	if err := in.prepared.err; err != nil {
-		return Admitted{Outcome: Refuse, Reason: err.Error()}, nil
+	if in.prepared.err != nil {
+		return Admitted{Outcome: Refuse, Reason: in.prepared.err.Error()}, nil //nolint:nilerr // a bad record is an answer, not a failure
 	}
 	refuse := func(format string, args ...any) (Admitted, error) {
 		return Admitted{Outcome: Refuse, Event: e, Reason: fmt.Sprintf(format, args...)}, nil
@@ -252,7 +252,10 @@ func (a *Admission) admitDecision(e Event, in *Incoming, size Seq, root func() (
 
 func (a *Admission) admitStream(e Event, size Seq, root func() (Digest, error)) (Admitted, error) {
 	d, err := DecodeStreamBegun(e)
-	if err != nil || d.Incarnation == "" {
+	if err != nil {
+		return Admitted{Outcome: Refuse, Event: e, Reason: "stream-begin: " + err.Error()}, nil //nolint:nilerr // a bad record is an answer, not a failure
+	}
+	if d.Incarnation == "" {
 		return Admitted{Outcome: Refuse, Event: e, Reason: "stream-begin without an incarnation"}, nil
 	}
 	if d.Incarnation == a.state.Incarnation {

@@ -172,7 +172,7 @@ func fill(path string) error {
 
 // flipStep is the distance between the bytes that flipBytes flips. It is prime,
 // so that over a file it meets every place in a page.
-const flipStep = 211
+const flipStep = 457
 
 // flipBytes flips one byte after another of the file, each in a copy, and says on
 // standard output where it is and what came of it: "found", or "harmless" when

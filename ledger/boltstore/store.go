@@ -264,7 +264,7 @@ func (s *Store) load(o Options) (err error) {
 	case o.Install != "" && o.Install != s.about.Install:
 		return fmt.Errorf("%w: %s is of install %s, want %s", ErrOtherInstall, s.path, s.about.Install, o.Install)
 	case importing:
-		s.log.Warn("import of ledger records did not end; going back", "size", s.state.size, "back_to", before)
+		s.log.Warn("import of ledger records did not end; going back", slog.Uint64("size", uint64(s.state.size)), slog.Uint64("back_to", uint64(before)))
 		s.write.Lock()
 		defer s.write.Unlock()
 		return s.truncate(before)

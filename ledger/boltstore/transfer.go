@@ -48,7 +48,7 @@ func (s *Store) Export(ctx context.Context, w io.Writer, from ledger.Seq) (Trans
 		return t, err
 	}
 	b := bufio.NewWriterSize(w, 256<<10)
-	b.WriteString(transferMagic) // errors stay in b until Flush
+	_, _ = b.WriteString(transferMagic) // errors stay in b until Flush
 	writeSized(b, header)
 	for next := t.From; next <= t.Size; {
 		if err := ctx.Err(); err != nil {
@@ -71,8 +71,8 @@ func (s *Store) Export(ctx context.Context, w io.Writer, from ledger.Seq) (Trans
 
 func writeSized(w *bufio.Writer, b []byte) {
 	var n [binary.MaxVarintLen64]byte
-	w.Write(n[:binary.PutUvarint(n[:], uint64(len(b)))])
-	w.Write(b)
+	_, _ = w.Write(n[:binary.PutUvarint(n[:], uint64(len(b)))])
+	_, _ = w.Write(b)
 }
 
 func readSized(r *bufio.Reader, limit int) ([]byte, error) {

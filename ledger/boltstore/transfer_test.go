@@ -55,7 +55,7 @@ func TestImport(t *testing.T) {
 // and the ledger goes on.
 func TestImportRefuses(t *testing.T) {
 	dir := t.TempDir()
-	a := told(t, filepath.Join(dir, "a.db"), 1500)
+	a := told(t, filepath.Join(dir, "a.db"), 400)
 	good, cp := export(t, a, 4), checkpoint(t, a)
 	other := cp
 	other.Root = ledger.DigestOf([]byte("another"))
@@ -82,7 +82,7 @@ func TestImportRefuses(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := open(t, filepath.Join(dir, name+".db"))
-			story := (&ledgertest.Stream{Incarnation: "one"}).Next(ledgertest.Story(1500)...)
+			story := (&ledgertest.Stream{Incarnation: "one"}).Next(ledgertest.Story(400)...)
 			ledgertest.MustAppend(t, b, story[:3]...)
 			before := checkpoint(t, b)
 			if err := b.Import(t.Context(), bytes.NewReader(c.export), c.cp); !errors.Is(err, boltstore.ErrImport) {

@@ -66,12 +66,12 @@ func Connect(o ConnectOptions) (*Conn, error) {
 		nats.Timeout(10 * time.Second),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
 			c.refused(err)
-			log.Warn("nats connection error", "name", o.Name, "err", err)
+			log.Warn("nats connection error", slog.String("name", o.Name), slog.Any("err", err))
 		}),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
-			log.Warn("nats disconnected", "name", o.Name, "err", err)
+			log.Warn("nats disconnected", slog.String("name", o.Name), slog.Any("err", err))
 		}),
-		nats.ReconnectHandler(func(*nats.Conn) { log.Info("nats reconnected", "name", o.Name) }),
+		nats.ReconnectHandler(func(*nats.Conn) { log.Info("nats reconnected", slog.String("name", o.Name)) }),
 	}
 	if o.Server != nil {
 		opts = append(opts, nats.InProcessServer(o.Server.ns))

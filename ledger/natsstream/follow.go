@@ -169,7 +169,7 @@ func (f *Follower) Run(ctx context.Context) error {
 		}
 		var l *lossError
 		if !errors.As(err, &l) {
-			f.o.Logger.Warn("following the stream interrupted", "err", err, "retry_in", backoff)
+			f.o.Logger.WarnContext(ctx, "following the stream interrupted", slog.Any("err", err), slog.Duration("retry_in", backoff))
 		}
 		wait := time.NewTimer(backoff)
 		select {
@@ -192,7 +192,8 @@ func (e *lossError) Error() string { return e.Kind.String() + ": " + e.Reason }
 func (f *Follower) report(l Loss) error {
 	if same := f.loss.Kind == l.Kind && f.loss.Incarnation == l.Incarnation && f.loss.Base == l.Base; !f.lost || !same {
 		f.loss, f.lost = l, true
-		f.o.Logger.Warn("events may be lost", "kind", l.Kind.String(), "incarnation", l.Incarnation, "reason", l.Reason, "size", f.store.Size())
+		f.o.Logger.Warn("events may be lost", slog.String("kind", l.Kind.String()), slog.String("incarnation", l.Incarnation),
+			slog.String("reason", l.Reason), slog.Uint64("size", uint64(f.store.Size())))
 		f.o.OnLoss(l)
 	}
 	return &lossError{l}
@@ -449,7 +450,7 @@ func (f *Follower) tell(s *session, results []ledger.Result) {
 			f.ask(cluster, epoch, n)
 		}
 		if r.Outcome == ledger.Refuse {
-			f.o.Logger.Warn("event refused", "event", r.Event.ID.String(), "stream_seq", r.StreamSeq, "reason", r.Reason)
+			f.o.Logger.Warn("event refused", slog.String("event", r.Event.ID.String()), slog.Uint64("stream_seq", r.StreamSeq), slog.String("reason", r.Reason))
 		}
 	}
 }

@@ -36,7 +36,7 @@ func (l *logger) failed(fatal bool, format string, v []any) {
 	l.mu.Lock()
 	l.lastErr, l.fatal = text, l.fatal || fatal
 	l.mu.Unlock()
-	l.log.Error("nats server error", "text", text)
+	l.log.Error("nats server error", slog.String("text", text))
 }
 
 // Noticef drops notices: what the server does at its start is no news.
@@ -44,7 +44,7 @@ func (l *logger) Noticef(string, ...any) {}
 
 // Warnf reports a warning.
 func (l *logger) Warnf(format string, v ...any) {
-	l.log.Warn("nats server warning", "text", fmt.Sprintf(format, v...))
+	l.log.Warn("nats server warning", slog.String("text", fmt.Sprintf(format, v...)))
 }
 
 // Fatalf reports an error; unlike the server's own logger it does not exit.

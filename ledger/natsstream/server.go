@@ -94,7 +94,7 @@ func StartServer(o ServerOptions) (*Server, error) {
 	if moved == "" {
 		return nil, err // there is no store to blame
 	}
-	log.Error("nats store set aside", "store", o.StoreDir, "moved_to", moved, "err", err)
+	log.Error("nats store set aside", slog.String("store", o.StoreDir), slog.String("moved_to", moved), slog.Any("err", err))
 	if ns, err = start(opts, o.StartTimeout, log); err != nil {
 		return nil, err
 	}

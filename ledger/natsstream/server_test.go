@@ -105,7 +105,8 @@ func TestDamagedStore(t *testing.T) {
 func heal(t *testing.T, p *plane, h *ledgertest.Hub, s interface {
 	natsstream.Store
 	Root(ledger.Seq) (ledger.Digest, error)
-}, f *following, last ledger.Incoming) {
+}, f *following, last ledger.Incoming,
+) {
 	t.Helper()
 	want, err := ledger.DecodeEvent(last.Record.Event)
 	if err != nil {

@@ -3,7 +3,6 @@ package natsstream_test
 import (
 	"context"
 	"errors"
-	"io"
 	"log/slog"
 	"path/filepath"
 	"strconv"
@@ -20,7 +19,7 @@ import (
 // patience bounds what should come soon, on a slow machine.
 const patience = 60 * time.Second
 
-var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
+var quiet = slog.New(slog.DiscardHandler)
 
 // plane is an embedded server with a stream.
 type plane struct {
@@ -62,13 +61,13 @@ func (p *plane) ensure(t testing.TB) string {
 }
 
 // open opens the stream's incarnation where a store is.
-func (p *plane) open(t testing.TB, h *ledgertest.Hub, s *boltstore.Store, renew bool) string {
+func (p *plane) open(t testing.TB, h *ledgertest.Hub, s *boltstore.Store, renew bool) {
 	t.Helper()
 	root, err := s.Root(s.Size())
 	if err != nil {
 		t.Fatal(err)
 	}
-	return p.openAt(t, h, s.Size(), root, renew)
+	p.openAt(t, h, s.Size(), root, renew)
 }
 
 func (p *plane) openAt(t testing.TB, h *ledgertest.Hub, size ledger.Seq, root ledger.Digest, renew bool) string {
