@@ -147,6 +147,9 @@ type ADSOptions struct {
 	// InitialFetch bounds the wait for the first listeners and upstreams before
 	// Envoy calls itself ready without; 0 waits for ever.
 	InitialFetch time.Duration
+	// FewStats keeps only the statistics of the process and of its managers of
+	// upstreams and listeners, for an Envoy that serves nobody.
+	FewStats bool
 }
 
 // XDSUpstream is the name of the upstream through which Envoy reaches its edge.
@@ -161,6 +164,9 @@ func BootstrapADS(o ADSOptions) ([]byte, error) {
 	b, err := base(o.Admin)
 	if err != nil {
 		return nil, fmt.Errorf("bootstrap: %w", err)
+	}
+	if o.FewStats {
+		b.StatsConfig = &metricsv3.StatsConfig{StatsMatcher: fewStats()}
 	}
 	b.Node = &corev3.Node{Id: o.NodeID, Cluster: o.NodeCluster}
 	xds, err := xdsCluster(o)
@@ -320,6 +326,15 @@ func statsMatcher() *metricsv3.StatsMatcher {
 			pattern(`cluster\..*\.(` + strings.Join(keptStats, "|") + ")"),
 		},
 	}}}
+}
+
+// fewStats keeps what does not grow with what is configured.
+func fewStats() *metricsv3.StatsMatcher {
+	list := &matcherv3.ListStringMatcher{}
+	for _, prefix := range []string{"server.", "main_thread.", "cluster_manager.", "listener_manager.", "control_plane.", "cluster." + XDSUpstream + "."} {
+		list.Patterns = append(list.Patterns, &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Prefix{Prefix: prefix}})
+	}
+	return &metricsv3.StatsMatcher{StatsMatcher: &metricsv3.StatsMatcher_InclusionList{InclusionList: list}}
 }
 
 // without writes an RE2 pattern, which knows no looking ahead, of what does
