@@ -153,11 +153,23 @@ func newInstance() string {
 
 // open takes the data directory and opens what is on disk.
 func (in *install) open(ctx context.Context) error {
-	data := in.cfg.Data
+	// Envoys run in folders of their own: what they are told is absolute.
+	data, err := filepath.Abs(in.cfg.Data)
+	if err != nil {
+		return fmt.Errorf("data directory: %w", err)
+	}
+	in.cfg.Data = data
+	if in.cfg.Envoy != "" {
+		if in.cfg.Envoy, err = filepath.Abs(in.cfg.Envoy); err != nil {
+			return fmt.Errorf("--envoy: %w", err)
+		}
+	}
+	if len(data) > maxDataPath {
+		return fmt.Errorf("data directory %s: its path has %d bytes, and the sockets in it leave room for %d; use a shorter one", data, len(data), maxDataPath)
+	}
 	if err := os.MkdirAll(data, 0o700); err != nil {
 		return fmt.Errorf("data directory: %w", err)
 	}
-	var err error
 	if in.lock, err = lockData(data); err != nil {
 		return err
 	}
@@ -219,6 +231,10 @@ func (in *install) close() error {
 	}
 	return errors.Join(errs...)
 }
+
+// maxDataPath is the longest path of a data directory, in bytes: a Unix socket's
+// path has at most 107.
+const maxDataPath = 80
 
 // errDataInUse says that another process has the data directory.
 var errDataInUse = errors.New("data directory in use")

@@ -47,7 +47,7 @@ func (t *tasterParts) Taste(ctx context.Context, s *projector.Snapshot) (*hub.Re
 	return &hub.Refusal{Type: r.Type, Resources: r.Resources, Message: r.Message}, nil
 }
 
-// envoyVersion asks the binary what it is: "envoy 1.40.0".
+// envoyVersion asks the binary what it is: "1.40.0".
 func envoyVersion(ctx context.Context, binary string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
@@ -55,9 +55,11 @@ func envoyVersion(ctx context.Context, binary string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("ask %s for its version: %w", binary, err)
 	}
-	// "envoy  version: <commit>/<version>/<state>/<build>/<tls library>"
-	if parts := strings.Split(string(out), "/"); len(parts) > 1 {
-		return "envoy " + parts[1], nil
+	// "<path>  version: <commit>/<version>/<state>/<build>/<tls library>"
+	if _, version, ok := strings.Cut(string(out), "version: "); ok {
+		if parts := strings.Split(version, "/"); len(parts) > 1 {
+			return parts[1], nil
+		}
 	}
 	return "", fmt.Errorf("%s does not say its version; is it an Envoy?", binary)
 }

@@ -69,6 +69,9 @@ func Connect(o ConnectOptions) (*Conn, error) {
 			log.Warn("nats connection error", slog.String("name", o.Name), slog.Any("err", err))
 		}),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			if err == nil {
+				return // it was closed
+			}
 			log.Warn("nats disconnected", slog.String("name", o.Name), slog.Any("err", err))
 		}),
 		nats.ReconnectHandler(func(*nats.Conn) { log.Info("nats reconnected", slog.String("name", o.Name)) }),

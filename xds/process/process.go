@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -256,6 +257,12 @@ func (p *Process) adopt() (record, <-chan struct{}, error) {
 	if err != nil || !r.runs() || !p.ours(r.PID) {
 		if r, err = p.search(); err != nil {
 			return r, nil, err
+		}
+		if _, err := os.Stat(p.path("bootstrap.json")); errors.Is(err, fs.ErrNotExist) {
+			// Its directory was removed, and its sockets with it.
+			p.opts.Log.Warn("an envoy of a directory that was removed is stopped", "pid", r.PID, "dir", p.opts.Dir)
+			p.stop(r, nil)
+			return record{}, nil, errNone
 		}
 	}
 	if r.Bootstrap != "" && r.Bootstrap != digest(p.opts.Bootstrap) {
