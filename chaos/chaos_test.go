@@ -32,8 +32,8 @@ func explain(t *testing.T, r chaos.Result) {
 // survived did happen.
 func TestHolds(t *testing.T) {
 	var sum chaos.Stats
-	for seed := range uint64(16) {
-		r := run(t, chaos.Options{Seed: seed, Steps: 5000})
+	for seed := range uint64(14) {
+		r := run(t, chaos.Options{Seed: seed, Steps: 4000})
 		if r.Violation != nil {
 			explain(t, r)
 		}
@@ -50,11 +50,11 @@ func TestHolds(t *testing.T) {
 		sum.SetAside += s.SetAside
 	}
 	for what, n := range map[string]int{
-		"terms beyond the first": int(sum.Terms) - 16, "crashes": sum.Crashes, "streams lost": sum.Wipes, "lost messages": sum.Lost,
+		"terms beyond the first": int(sum.Terms) - 14, "crashes": sum.Crashes, "streams lost": sum.Wipes, "lost messages": sum.Lost,
 		"late messages": sum.Late, "doubled messages": sum.Doubled, "records set aside": sum.SetAside,
 	} {
 		if n <= 0 {
-			t.Errorf("no %s in 16 seeds", what)
+			t.Errorf("no %s in 14 seeds", what)
 		}
 	}
 }
@@ -75,43 +75,45 @@ func TestSameSeedSameTrace(t *testing.T) {
 }
 
 // TestPlantedBugs: each check is seen to fail, on a bug of its own, and on
-// nothing else.
+// nothing else. Which seeds meet the bug changes with the parts that run.
 func TestPlantedBugs(t *testing.T) {
 	for _, tc := range []struct {
-		bug  chaos.Bug
-		want chaos.Invariant
+		bug   chaos.Bug
+		want  chaos.Invariant
+		steps int
 	}{
-		{chaos.BugTrim, chaos.I1},
-		{chaos.BugClock, chaos.I2},
-		{chaos.BugEdge, chaos.I3},
-		{chaos.BugDeaf, chaos.I6},
+		{chaos.BugTrim, chaos.I1, 4000},
+		{chaos.BugClock, chaos.I2, 4000},
+		{chaos.BugEdge, chaos.I3, 4000},
+		{chaos.BugDeaf, chaos.I6, 1000}, // it is healing that finds it
 	} {
-		for _, seed := range []uint64{1, 2, 3} {
-			steps := 7000
-			if tc.want == chaos.I6 {
-				steps = 1500 // it is healing that finds it
+		found := 0
+		for seed := uint64(1); seed <= 20 && found < 3; seed++ {
+			o := chaos.Options{Seed: seed, Steps: tc.steps, Bug: tc.bug}
+			r := run(t, o)
+			if r.Violation == nil {
+				continue
 			}
-			o := chaos.Options{Seed: seed, Steps: steps}
-			if tc.bug == chaos.BugClock {
-				o.Steps = 18000
+			found++
+			if r.Violation.Invariant != tc.want || len(r.Trace) == 0 {
+				t.Errorf("%s: %d lines of trace, %+v, want a violation of %s", o.Command(), len(r.Trace), *r.Violation, tc.want)
 			}
+			o.Bug = chaos.NoBug
 			if r := run(t, o); r.Violation != nil {
 				explain(t, r)
 			}
-			o.Bug = tc.bug
-			r := run(t, o)
-			if r.Violation == nil || r.Violation.Invariant != tc.want {
-				t.Errorf("%s: %+v, want a violation of %s", o.Command(), r.Violation, tc.want)
-			}
-			if r.Violation != nil && len(r.Trace) == 0 {
-				t.Errorf("%s: no trace", o.Command())
-			}
+		}
+		if found < 3 {
+			t.Errorf("%s: found with %d of 20 seeds", tc.bug, found)
 		}
 	}
 }
 
 func TestShrink(t *testing.T) {
-	found := run(t, chaos.Options{Seed: 1, Steps: 7000, Bug: chaos.BugTrim})
+	var found chaos.Result
+	for seed := uint64(1); found.Violation == nil && seed <= 20; seed++ {
+		found = run(t, chaos.Options{Seed: seed, Steps: 4000, Bug: chaos.BugTrim})
+	}
 	if found.Violation == nil {
 		t.Fatal("the bug was not found")
 	}
@@ -159,18 +161,18 @@ func TestSimForATime(t *testing.T) {
 
 func TestSimFinds(t *testing.T) {
 	var out bytes.Buffer
-	err := chaos.Sim(t.Context(), &out, chaos.SimOptions{Seed: 1, Seeds: 3, Steps: 4000, Bug: chaos.BugEdge, ShrinkFor: 20 * time.Second})
+	err := chaos.Sim(t.Context(), &out, chaos.SimOptions{Seed: 1, Seeds: 20, Steps: 3000, Bug: chaos.BugEdge, ShrinkFor: 20 * time.Second})
 	if !errors.Is(err, chaos.ErrViolation) {
-		t.Fatalf("err = %v", err)
+		t.Fatalf("err = %v in\n%s", err, out.String())
 	}
 	for _, want := range []string{
-		"invariant I3 broken at step ", "the same again:  chancery chaos sim --seed 1 --seeds 1 --steps 4000 --bug edge-by-fingerprint\n", " serves generation ", "goes back",
+		"invariant I3 broken at step ", "the same again:  chancery chaos sim --seed ", " --steps 3000 --bug edge-by-fingerprint\n", " serves generation ", "goes back",
 	} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("%q is not in\n%s", want, out.String())
 		}
 	}
-	if strings.Contains(out.String(), "seed 2 ") {
+	if strings.Contains(out.String(), "runs, no invariant broken") {
 		t.Error("it went on after a violation")
 	}
 }

@@ -9,7 +9,8 @@
 // xds.Applies. The shells around them (goroutines, sockets, files) are modelled
 // here, as the packages document them; each model says what a crash leaves.
 //
-// What goes wrong: messages are lost, late, doubled and overtaken; a publish is
+// What goes wrong: messages are lost, late, doubled and overtaken, and the hub's
+// word to a collector comes a minute after it stopped being true; a publish is
 // stored and its acknowledgement lost, or stored in part; a write to an outbox
 // fails, or succeeds and says that it failed; processes stop at any step and
 // come back with what they had made durable, or, for an outbox, with nothing;

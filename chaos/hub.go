@@ -376,7 +376,7 @@ func (h *hub) words() {
 		}
 		h.said[s.cluster] = word{at, h.w.now}
 		c := collector.Control{Kind: collector.Trim, Epoch: at.Epoch, Instance: at.Instance, N: at.N}
-		s.hear("trim", func() { s.control(c) })
+		s.hear("trim", c)
 	}
 }
 

@@ -46,12 +46,13 @@ const (
 	FaultLeaders    Fault = "leaders"    // a second decision-maker starts, or the first sleeps
 	FaultRefuse     Fault = "refuse"     // a taster or an Envoy refuses a snapshot
 	FaultUnreadable Fault = "unreadable" // a file of a site cannot be read
+	FaultStale      Fault = "stale"      // the hub's word to a collector arrives a minute late, when all is different
 )
 
 // Faults lists all kinds of fault.
 var Faults = []Fault{
 	FaultLoss, FaultDelay, FaultDuplicate, FaultUnknown, FaultCrash, FaultDisk, FaultOutbox, FaultWipe, FaultRegress,
-	FaultLeaders, FaultRefuse, FaultUnreadable,
+	FaultLeaders, FaultRefuse, FaultUnreadable, FaultStale,
 }
 
 // Options say what is run. Equal options give equal runs.
@@ -109,7 +110,7 @@ type plan struct {
 var occasion = map[Fault]float64{
 	FaultLoss: 0.08, FaultDelay: 0.10, FaultDuplicate: 0.06, FaultUnknown: 0.08, FaultCrash: 0.0015, FaultDisk: 0.01,
 	FaultOutbox: 0.0001, FaultWipe: 0.0003, FaultRegress: 0.0003, FaultLeaders: 0.0006, FaultRefuse: 0.06,
-	FaultUnreadable: 0.06,
+	FaultUnreadable: 0.06, FaultStale: 0.06,
 }
 
 // expand draws a plan. Each fault is drawn whether it is left out or not, so

@@ -280,7 +280,7 @@ func (p *proc) demand() {
 		if g.n == 0 {
 			c = collector.Control{Kind: collector.Reclaim, Epoch: g.epoch}
 		}
-		s.hear(string(c.Kind), func() { s.control(c) })
+		s.hear(string(c.Kind), c)
 	}
 }
 

@@ -149,14 +149,21 @@ func (s *site) then(d time.Duration, what string, do func()) {
 	})
 }
 
-// hear delivers something over the network to whatever process of the site is
-// there then.
-func (s *site) hear(what string, do func()) {
-	s.w.send(what+" "+string(s.cluster), func() {
-		if s.up {
-			do()
+// hear delivers a word of the hub to whatever process of the site is there
+// then.
+func (s *site) hear(what string, c collector.Control) {
+	listen := func() {
+		if s.up && !s.broken {
+			s.step(collector.Input{Control: &c})
 		}
-	})
+	}
+	what += " " + string(s.cluster)
+	if s.w.hit(FaultStale) {
+		s.w.stats.Late++
+		s.w.after(s.w.between(5*time.Second, 90*time.Second), what, listen)
+		return
+	}
+	s.w.send(what, listen)
 }
 
 // look has the watcher read the directory, a moment later.
@@ -275,13 +282,6 @@ func (s *site) reload() {
 	s.moved++
 	s.broken = false
 	s.step(collector.Input{})
-}
-
-// control takes a message of the hub.
-func (s *site) control(c collector.Control) {
-	if !s.broken {
-		s.step(collector.Input{Control: &c})
-	}
 }
 
 // askEpoch asks the stream for the newest epoch that anyone claimed, until it

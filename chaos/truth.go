@@ -22,11 +22,18 @@ type truth struct {
 	leaves     []ledger.Digest
 	recorded   map[ledger.Digest]ledger.Seq     // by digest of the event's bytes
 	pending    map[ledger.Digest]collector.Item // left their outbox and are not in the prefix
+	claims     map[claim]string                 // instance that the epoch is recorded as
 	state      *federation.State
 	objects    *projector.Projection
 	candidates []candidate
 	heads      map[uint64]head // accepted, by generation
 	leads      int             // how often a process began to lead
+}
+
+// claim is an epoch of a cluster.
+type claim struct {
+	cluster ledger.ClusterName
+	epoch   uint64
 }
 
 // candidate is an accepted candidate decision.
@@ -45,7 +52,7 @@ type head struct {
 
 func newTruth(w *world) *truth {
 	return &truth{
-		w: w, recorded: map[ledger.Digest]ledger.Seq{}, pending: map[ledger.Digest]collector.Item{},
+		w: w, recorded: map[ledger.Digest]ledger.Seq{}, pending: map[ledger.Digest]collector.Item{}, claims: map[claim]string{},
 		state: federation.NewState(), objects: projector.NewProjection(), heads: map[uint64]head{},
 	}
 }
@@ -83,6 +90,9 @@ func (t *truth) add(seq ledger.Seq, leaf []byte) error {
 	t.events, t.records, t.leaves = append(t.events, e), append(t.records, r), append(t.leaves, ledger.DigestOf(leaf))
 	t.recorded[d] = seq
 	delete(t.pending, d)
+	if e.Type == ledger.SyncBegin && e.ID.N == 0 {
+		t.claims[claim{e.ID.Cluster, e.ID.Epoch}] = e.ID.Instance
+	}
 	t.w.stats.Events++
 	if err := t.state.Apply(seq, e, r.Event); err != nil {
 		return err
@@ -104,9 +114,10 @@ func (t *truth) add(seq ledger.Seq, leaf []byte) error {
 }
 
 // compare checks I1 on a replica: what is acknowledged and what it has from
-// position from+1 on are the same. Only where the stream was set back to an
-// older copy, so that two replicas may have read different things from it, may
-// a minority differ, until that is mended.
+// position from+1 on are the same. A minority may differ for a while: in what
+// it has beyond the base on which the stream began anew, until it reads that;
+// and where the stream was set back to an older copy, so that two replicas may
+// have read different things from it, until that is mended.
 func (t *truth) compare(p *proc, from ledger.Seq) {
 	if p.diverged > from {
 		p.diverged = 0
@@ -116,7 +127,7 @@ func (t *truth) compare(p *proc, from ledger.Seq) {
 		if ledger.DigestOf(p.disk.leaves[seq-1]) != t.leaves[seq-1] {
 			p.diverged = seq
 			t.w.note("%s has another record than the acknowledged one at %d", p.name, seq)
-			if !t.w.stream.regressed {
+			if !t.w.stream.regressed && p.disk.admission.Incarnation() == t.state.Incarnation {
 				t.w.violate(I1, "acknowledged event %s at %d is another in the ledger of %s", t.events[seq-1].ID, seq, p.name)
 			}
 		}
@@ -136,9 +147,19 @@ func (t *truth) quorum() {
 	}
 }
 
-// released notes that an item left its outbox as recorded.
+// released notes that an item left its outbox as recorded. It is not missed if
+// its epoch is recorded as another instance's: nothing of it ever will be.
 func (t *truth) released(it collector.Item) {
-	if d := ledger.DigestOf(it.Record.Event); t.recorded[d] == 0 {
+	d := ledger.DigestOf(it.Record.Event)
+	if t.recorded[d] > 0 {
+		return
+	}
+	e, err := ledger.DecodeEvent(it.Record.Event)
+	if err != nil {
+		t.w.violate(Broken, "item %v: %v", it.At, err)
+		return
+	}
+	if who, ok := t.claims[claim{e.ID.Cluster, e.ID.Epoch}]; !ok || who == e.ID.Instance {
 		t.pending[d] = it
 	}
 }

@@ -97,7 +97,7 @@ func run(ctx context.Context, o Options) (Result, error) {
 const (
 	traceLines = 60
 	healSteps  = 400_000
-	healTime   = 6 * time.Minute // messages are late by up to one, and a collector tells all anew after one
+	healTime   = 6 * time.Minute // messages are late by up to two, and a collector tells all anew after one
 )
 
 // start is the wall-clock time of virtual time 0.
