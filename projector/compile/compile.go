@@ -67,7 +67,7 @@ type Compiler struct {
 	routes   int // in all virtual hosts
 
 	// fault makes the reading of an object panic, in tests of containment.
-	fault func(ledger.ObjectKey)
+	fault func(*projector.Object)
 }
 
 type keptVersion struct {

@@ -178,8 +178,8 @@ func TestHeld(t *testing.T) {
 // panicking rule had written is taken back.
 func TestPanic(t *testing.T) {
 	f := newFixture(t)
-	f.c.SetFault(func(k ledger.ObjectKey) {
-		if k == f.m.Key {
+	f.c.SetFault(func(o *projector.Object) {
+		if o.Key == f.m.Key && o.Digest != f.m.Digest {
 			panic("planted")
 		}
 	})
@@ -190,6 +190,10 @@ func TestPanic(t *testing.T) {
 	rep := f.report(f.m.Key)
 	if rep.State != projector.Rejected || len(rep.Findings) != 1 || rep.Findings[0].Code != projector.CodeInternal || !strings.Contains(rep.Findings[0].Message, "planted") {
 		t.Errorf("report is %+v", rep)
+	}
+	f.c.SetOverlay(compile.OverlayChange{LastGood: map[ledger.ObjectKey]*projector.Object{f.m.Key: f.m}})
+	if diff := cmp.Diff([]string{"/other/", "/good/"}, f.prefixes(f.c.Compile())); diff != "" {
+		t.Errorf("with a last good version:\n%s", diff)
 	}
 	f.c.SetFault(nil)
 	r = f.put(f.version(`hostname: "*", prefix: /again/, service: web`))

@@ -1,9 +1,9 @@
 package compile
 
-import "github.com/chancery-dev/chancery/ledger"
+import "github.com/chancery-dev/chancery/projector"
 
-// SetFault makes the reading of objects call f first, which may panic.
-func (c *Compiler) SetFault(f func(ledger.ObjectKey)) { c.fault = f }
+// SetFault makes the reading of a version of an object call f first, which may panic.
+func (c *Compiler) SetFault(f func(*projector.Object)) { c.fault = f }
 
 // Rows counts everything that the compiler holds in its tables, rows that were
 // looked up and are missing included.

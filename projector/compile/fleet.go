@@ -200,8 +200,8 @@ func (c *Compiler) taken(g *emissary.Group) bool {
 	}
 	switch {
 	case g.Host == "":
-		for k, v := range g.Labels {
-			if takes(c.x.hostsLabel.bucket(label{g.Cluster, k, v})) {
+		for _, k := range slices.Sorted(maps.Keys(g.Labels)) {
+			if takes(c.x.hostsLabel.bucket(label{g.Cluster, k, g.Labels[k]})) {
 				return true
 			}
 		}
@@ -570,6 +570,13 @@ func (c *Compiler) writeListener(b emissary.Bound, row boundRow) {
 	for _, o := range row.listeners {
 		listeners[o.Key.Object.Cluster] = o
 		l.InspectTLS = l.InspectTLS || o.TLS && !b.UDP
+		if o.Proxy != first.Proxy {
+			other := first.Key.Object
+			c.report(o.Key.Object, "bound listener", o.Key.String()+" proxy", []projector.Finding{{
+				Code: projector.CodeSamePort, Severity: projector.Warning, Path: "spec.protocolStack", Other: &other,
+				Message: fmt.Sprintf("%s of cluster %s had port %d first, and reads the PROXY protocol otherwise: its way counts; make the stacks agree", first.Key, other.Cluster, b.Port),
+			}})
+		}
 	}
 	altSvc := ""
 	if !b.UDP {

@@ -464,9 +464,6 @@ func (c *Compiler) setState(o ledger.ObjectKey, rule, about string, s state) {
 // decode reads the version of an object that counts: a held one, the source,
 // or the last good one where the source cannot be used.
 func (c *Compiler) decode(k ledger.ObjectKey, s slot) {
-	if c.fault != nil {
-		c.fault(k)
-	}
 	settings := world{c, k.Cluster}.Settings()
 	o := s.source
 	st := state{State: projector.Accepted}
@@ -488,17 +485,17 @@ func (c *Compiler) decode(k ledger.ObjectKey, s slot) {
 		}
 		return
 	}
-	var d emissary.Decoded
+	d := c.decodeVersion(o, settings.AmbassadorID)
 	if s.refused.Digest == o.Digest {
-		d.Bad = true
+		// What it configures is refused; what is known of a Service or a Secret
+		// is still so.
+		d.Bad, d.Units = true, nil
 		d.Findings = []projector.Finding{{Code: projector.CodeRefused, Severity: projector.Error, Message: "Envoy refused this version: " + s.refused.Message}}
-	} else {
-		d = emissary.Decode(o, settings.AmbassadorID)
 	}
 	if d.Bad {
 		st = state{State: projector.Rejected}
 		if good, ok := c.t.lastGood.get(k); ok && good.Digest != o.Digest {
-			if old := emissary.Decode(good, settings.AmbassadorID); !old.Bad {
+			if old := c.decodeVersion(good, settings.AmbassadorID); !old.Bad {
 				st.Serving = good.Digest
 				notes = append(notes, servedInstead(good))
 				d = withLastGood(d, old)
@@ -527,6 +524,36 @@ func (c *Compiler) decode(k ledger.ObjectKey, s slot) {
 	}
 	c.setState(k, "decode", "", st)
 	c.report(k, "decode", "", append(d.Findings, notes...))
+}
+
+// decodeVersion decodes one version of an object; a panic is a fault of that
+// version.
+func (c *Compiler) decodeVersion(o *projector.Object, ambassadorID string) (d emissary.Decoded) {
+	if f := attempt(func() {
+		if c.fault != nil {
+			c.fault(o)
+		}
+		d = emissary.Decode(o, ambassadorID)
+	}); f != nil {
+		return emissary.Decoded{Bad: true, Findings: []projector.Finding{*f}}
+	}
+	return d
+}
+
+// attempt runs what reads one version of an object. If it panics, the version
+// is at fault, and the finding says so.
+func attempt(f func()) (fault *projector.Finding) {
+	defer func() {
+		if p := recover(); p != nil {
+			if _, ok := p.(broken); ok {
+				panic(p)
+			}
+			found := contained(p)
+			fault = &found
+		}
+	}()
+	f()
+	return nil
 }
 
 func servedInstead(good *projector.Object) projector.Finding {
@@ -600,19 +627,25 @@ func read[T any](c *Compiler, rule string, u emissary.Unit, f func(w world, u em
 		var zero T
 		return zero, false
 	}
-	v, found, ok := f(w, u)
+	safely := func(u emissary.Unit) (v T, found []projector.Finding, ok bool) {
+		if fault := attempt(func() { v, found, ok = f(w, u) }); fault != nil {
+			return v, []projector.Finding{*fault}, false
+		}
+		return v, found, ok
+	}
+	v, found, ok := safely(u)
 	if ok {
 		c.report(u.Key.Object, rule, about, found)
 		return v, true
 	}
 	st := state{State: projector.Rejected}
 	if good, has := c.t.lastGood.get(u.Key.Object); has && good.Digest != u.Digest {
-		old := emissary.Decode(good, w.Settings().AmbassadorID)
+		old := c.decodeVersion(good, w.Settings().AmbassadorID)
 		for _, o := range old.Units {
 			if o.Key != u.Key || !o.Ours {
 				continue
 			}
-			if oldV, _, oldOK := f(w, o); oldOK {
+			if oldV, _, oldOK := safely(o); oldOK {
 				v, ok = oldV, true
 				st.Serving = good.Digest
 				found = append(found, servedInstead(good))
