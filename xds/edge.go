@@ -329,6 +329,7 @@ func (e *Edge) one(ctx context.Context, h projector.SignedHead) error {
 		err      error
 	}
 	done := make(chan result, 1)
+	begin := time.Now()
 	go func() {
 		s, err := e.fetch(fctx, h.Head.Fingerprint)
 		done <- result{s, err}
@@ -355,12 +356,15 @@ func (e *Edge) one(ctx context.Context, h projector.SignedHead) error {
 	if !Applies(e.Head(), h, e.opts.Fleet, e.opts.Ring) {
 		return nil
 	}
+	fetched := time.Now()
 	// On disk first: an edge that starts again never serves an older head than
 	// its Envoys have seen.
 	if err := e.opts.Store.Put(h, r.snapshot); err != nil {
 		return err
 	}
+	stored := time.Now()
 	e.cache.Offer(h, r.snapshot)
+	e.opts.Log.Debug("head applied", "generation", h.Head.Generation, "fetch", fetched.Sub(begin), "store", stored.Sub(fetched), "offer", time.Since(stored))
 	e.generation.Set(float64(h.Head.Generation))
 	e.opts.Log.Info("serving a new head", "fleet", h.Head.Fleet, "generation", h.Head.Generation,
 		"fingerprint", h.Head.Fingerprint.Short(), "why", h.Head.Why)

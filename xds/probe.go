@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -39,6 +40,7 @@ type Prober struct {
 
 	mu     sync.Mutex
 	proven map[string]proof // by node; guarded by mu
+	forgot uint64           // how often Forget was called; guarded by mu
 }
 
 // proof is what a node was last proven to serve.
@@ -97,8 +99,9 @@ func (p *Prober) Prove(ctx context.Context, node string, g *cache.Generation) (u
 		}
 	}
 	p.mu.Lock()
-	before := p.proven[node]
+	before, forgot := p.proven[node], p.forgot
 	p.mu.Unlock()
+	answered := make(chan answer, len(ways))
 	now := make(map[string]ledger.Digest, len(ways))
 	group, gctx := errgroup.WithContext(ctx)
 	group.SetLimit(probesAtOnce)
@@ -116,24 +119,65 @@ func (p *Prober) Prove(ctx context.Context, node string, g *cache.Generation) (u
 			unasked = append(unasked, table)
 			continue
 		}
-		group.Go(func() error { return askUntil(gctx, way, host, body) })
+		group.Go(func() error {
+			err := askUntil(gctx, way, host, body)
+			if err == nil {
+				answered <- answer{table, r.Version}
+			}
+			return err
+		})
 	}
 	slices.Sort(unasked)
 	if err := group.Wait(); err != nil {
+		p.keep(node, answered, forgot)
 		return unasked, fmt.Errorf("node %s: %w", node, err)
 	}
 	if p.Warming != nil && before.mayWarm(g.Snapshot) {
 		if err := p.warm(ctx, node); err != nil {
+			p.keep(node, answered, forgot)
 			return unasked, err
 		}
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.forgot == forgot {
+		p.put(node, proof{g.Snapshot, now})
+	}
+	return unasked, nil
+}
+
+// answer is a route table that answered, and as which version.
+type answer struct {
+	table   string
+	version ledger.Digest
+}
+
+// keep remembers the tables that answered before a proof ended without a
+// result, so that proofs that newer heads cut short come to an end together.
+func (p *Prober) keep(node string, answered <-chan answer, forgot uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.forgot != forgot || len(answered) == 0 {
+		return
+	}
+	had := p.proven[node]
+	tables := maps.Clone(had.tables) // others may be reading it
+	if tables == nil {
+		tables = map[string]ledger.Digest{}
+	}
+	for range len(answered) {
+		a := <-answered
+		tables[a.table] = a.version
+	}
+	p.put(node, proof{had.snapshot, tables})
+}
+
+// put remembers a proof. The caller holds p.mu.
+func (p *Prober) put(node string, proven proof) {
 	if p.proven == nil || len(p.proven) >= maxProven {
 		p.proven = map[string]proof{}
 	}
-	p.proven[node] = proof{g.Snapshot, now}
-	return unasked, nil
+	p.proven[node] = proven
 }
 
 // Forget makes the next Prove of the node ask for all tables, as after it was
@@ -142,6 +186,7 @@ func (p *Prober) Forget(node string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.proven, node)
+	p.forgot++
 }
 
 func askable(f cache.Front) bool { return !f.ClientCert && !f.UDP }

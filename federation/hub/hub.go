@@ -490,6 +490,7 @@ const tasteLimit = 60 * time.Second
 func (h *Hub) taste(ctx context.Context, s *projector.Snapshot) {
 	out := tasteDone{fingerprint: s.Fingerprint(), taste: federation.Taste{OK: true}}
 	stored := make(chan error, 1)
+	begin := time.Now()
 	go func() { stored <- h.cfg.Shelf.Put(s) }()
 	if h.cfg.Taster != nil {
 		out.taste.Taster = h.cfg.Taster.Version()
@@ -506,7 +507,9 @@ func (h *Hub) taste(ctx context.Context, s *projector.Snapshot) {
 			out.taste.OK, out.taste.Message, out.refusal = false, refusal.Message, refusal
 		}
 	}
+	tasted := time.Now()
 	out.err = <-stored
+	h.log.Debug("taste", "fingerprint", out.fingerprint.Short(), "tasted_after", tasted.Sub(begin), "stored_after", time.Since(begin))
 	h.tasted <- out
 }
 
@@ -570,6 +573,9 @@ func (h *Hub) answers(now time.Time) federation.Answers {
 
 // decide records what is due.
 func (h *Hub) decide(ctx context.Context, now time.Time) error {
+	if h.publishing {
+		return nil // an acknowledgement is about what is on its way, and that only
+	}
 	if len(h.unsent) > 0 {
 		h.send(ctx, now)
 		return nil
