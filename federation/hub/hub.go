@@ -97,6 +97,8 @@ type Hub struct {
 	author     *federation.Author
 	awaiting   uint64      // the N that the ledger must reach before the next decision, 0 for none
 	unsent     []Published // not acknowledged by the stream yet
+	records    uint64      // how often decisions were put into unsent
+	sending    uint64      // what records was when the publish under way began
 	publishing bool
 	retryAt    time.Time
 	dirty      bool // changed since the newest compile
@@ -654,6 +656,7 @@ func (h *Hub) record(ctx context.Context, now time.Time, ds []federation.Decisio
 			h.observed = time.Time{}
 		}
 	}
+	h.records++
 	h.awaiting = h.author.NextN
 	h.retryAt = now
 	h.send(ctx, now)
@@ -665,7 +668,7 @@ func (h *Hub) send(ctx context.Context, now time.Time) {
 	if h.publishing || now.Before(h.retryAt) {
 		return
 	}
-	h.publishing = true
+	h.publishing, h.sending = true, h.records
 	batch := slices.Clone(h.unsent)
 	go func() { h.sent <- h.cfg.Publisher.PublishDecisions(ctx, batch) }()
 }
@@ -676,6 +679,9 @@ const publishRetry = 250 * time.Millisecond
 
 func (h *Hub) takeSent(err error) {
 	h.publishing = false
+	if h.sending != h.records {
+		return // the ledger was quicker than the stream's answer, and more was decided since: that is still to be sent
+	}
 	if err == nil {
 		h.unsent = nil
 		return
