@@ -292,6 +292,10 @@ func (in *install) keepCheckpoints(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
+			// The check on opening reads what is after the last checkpoint.
+			if size := in.store.Size(); size > signed {
+				return in.checkpoint(size)
+			}
 			return nil
 		case <-tick.C:
 		}

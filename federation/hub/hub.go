@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/chancery-dev/chancery/federation"
@@ -61,6 +62,8 @@ type Refusal struct {
 type Shelf interface {
 	Put(s *projector.Snapshot) error
 	Get(f projector.Fingerprint) (*projector.Snapshot, error)
+	// Prune drops the snapshots that are not to be kept and returns how many.
+	Prune(keep func(projector.Fingerprint) bool) (int, error)
 }
 
 // Config is what a hub needs. All fields but Taster are required.
@@ -110,6 +113,8 @@ type Hub struct {
 	refused    map[ledger.ObjectKey]projector.Refusal // as the compiler has them
 	tastes     map[projector.Fingerprint]federation.Taste
 	tasting    projector.Fingerprint
+	tasteAfter time.Time // not before: a snapshot could not be stored
+	unpruned   int       // candidates since the shelf was pruned
 	edges      map[string]federation.SeenEdge
 	servedAt   time.Time
 	servedGen  uint64
@@ -117,6 +122,7 @@ type Hub struct {
 	syncSince  time.Time
 	waiters    []waiter
 	extra      []federation.Decision // due before the rollout's
+	background sync.WaitGroup        // of tastes and searches
 
 	commands chan command
 	inspect  chan func(Inside)
@@ -210,9 +216,7 @@ func (h *Hub) drain() {
 	if h.publishing {
 		<-h.sent
 	}
-	if !h.tasting.IsZero() {
-		<-h.tasted
-	}
+	h.background.Wait()
 	for _, w := range h.waiters {
 		w.reply <- reply{err: errors.New("the hub is stopping; the decision may have been recorded, see chancery history")}
 	}
@@ -422,7 +426,7 @@ func (h *Hub) compile(ctx context.Context, now time.Time) {
 		h.compiled.GoneListeners = h.goneListeners(res.Snapshot)
 		h.good.capture(h.compiler, h.projection)
 	}
-	if h.compiled == nil || !h.tasting.IsZero() {
+	if h.compiled == nil || !h.tasting.IsZero() || now.Before(h.tasteAfter) {
 		return
 	}
 	fp := h.compiled.Fingerprint
@@ -436,7 +440,35 @@ func (h *Hub) compile(ctx context.Context, now time.Time) {
 		}
 	}
 	h.tasting = fp
-	go h.taste(ctx, h.snapshot)
+	var keep map[projector.Fingerprint]bool
+	if h.unpruned++; h.unpruned >= pruneEvery {
+		h.unpruned, keep = 0, h.kept(f)
+	}
+	snapshot := h.snapshot
+	h.background.Go(func() { h.taste(ctx, snapshot, keep) })
+}
+
+// How many revisions stay on the shelf, and after how many new ones it is
+// pruned. An older one is compiled again when it is wanted.
+const (
+	keptRevisions = 256
+	pruneEvery    = 64
+)
+
+// kept returns the snapshots that stay on the shelf: those of the newest
+// revisions, of the head, of the last good revision and of pins.
+func (h *Hub) kept(f *federation.FleetState) map[projector.Fingerprint]bool {
+	keep := map[projector.Fingerprint]bool{f.Head.Fingerprint: true, h.compiled.Fingerprint: true}
+	for _, r := range f.Revisions[max(0, len(f.Revisions)-keptRevisions):] {
+		keep[r.Fingerprint] = true
+	}
+	if r := f.Revision(f.LastGood); r != nil {
+		keep[r.Fingerprint] = true
+	}
+	for _, hold := range f.Holds {
+		keep[hold.Fingerprint] = true
+	}
+	return keep
 }
 
 // nothingYet reports whether there is nothing to serve and never was: an empty
@@ -488,8 +520,9 @@ func (h *Hub) goneListeners(s *projector.Snapshot) []string {
 // 10,000 routes.
 const tasteLimit = 60 * time.Second
 
-// taste stores a snapshot and has it tasted.
-func (h *Hub) taste(ctx context.Context, s *projector.Snapshot) {
+// taste stores a snapshot and has it tasted. With keep it prunes the shelf
+// afterwards.
+func (h *Hub) taste(ctx context.Context, s *projector.Snapshot, keep map[projector.Fingerprint]bool) {
 	out := tasteDone{fingerprint: s.Fingerprint(), taste: federation.Taste{OK: true}}
 	stored := make(chan error, 1)
 	begin := time.Now()
@@ -513,12 +546,21 @@ func (h *Hub) taste(ctx context.Context, s *projector.Snapshot) {
 	out.err = <-stored
 	h.log.Debug("taste", "fingerprint", out.fingerprint.Short(), "tasted_after", tasted.Sub(begin), "stored_after", time.Since(begin))
 	h.tasted <- out
+	if keep != nil {
+		keep[s.Fingerprint()] = true
+		if n, err := h.cfg.Shelf.Prune(func(f projector.Fingerprint) bool { return keep[f] }); err != nil {
+			h.log.WarnContext(ctx, "old snapshots stay on the shelf", "err", err)
+		} else {
+			h.log.DebugContext(ctx, "shelf pruned", "dropped", n)
+		}
+	}
 }
 
 func (h *Hub) takeTaste(ctx context.Context, t tasteDone) {
 	h.tasting = projector.Fingerprint{}
 	if t.err != nil {
-		h.log.Error("snapshot cannot be stored; it is tried again with the next change", "fingerprint", t.fingerprint.Short(), "err", t.err)
+		h.tasteAfter = time.Now().Add(publishRetry)
+		h.log.Error("snapshot cannot be stored; it is tried again", "fingerprint", t.fingerprint.Short(), "err", t.err)
 		return
 	}
 	if !t.taste.OK && !t.searched {
@@ -526,7 +568,8 @@ func (h *Hub) takeTaste(ctx context.Context, t tasteDone) {
 		if h.compiled != nil && h.compiled.Fingerprint == t.fingerprint {
 			h.tasting = t.fingerprint
 			keys, _ := h.suspects(*t.refusal)
-			go h.search(ctx, t, keys, h.scratch())
+			scratch := h.scratch()
+			h.background.Go(func() { h.search(ctx, t, keys, scratch) })
 			return
 		}
 	}
