@@ -20,7 +20,8 @@ import (
 	"time"
 )
 
-// estate is a site of n Mappings. With tls there is a Host, which ends TLS with
+// estate is a site of n Mappings, and two more that keep the upstreams between
+// which one of them changes. With tls there is a Host, which ends TLS with
 // the one wildcard certificate, for each ten of them; in cleartext each has a
 // Host of its own.
 type estate struct {
@@ -79,6 +80,8 @@ func (e *estate) write(tb testing.TB, dir string, port int) {
 	for i, address := range e.backends {
 		host, port, _ := net.SplitHostPort(address)
 		fmt.Fprintf(&b, "---\n"+serviceYAML, fmt.Sprintf("backend-%d", i), host, port)
+		// A Mapping that never changes keeps the upstream.
+		fmt.Fprintf(&b, "---\napiVersion: getambassador.io/v3alpha1\nkind: Mapping\nmetadata: {name: keep-%d, namespace: default}\nspec: {hostname: %s, prefix: /keep-%d/, service: \"backend-%d:%s\"}\n", i, e.hostOf(0), i, i, port)
 	}
 	put(tb, filepath.Join(dir, "gateway.yaml"), b.Bytes())
 	put(tb, filepath.Join(dir, changingFile), e.manifest(0))
