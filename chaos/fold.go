@@ -157,7 +157,7 @@ func (f *fold) restart() {
 // fullEvery is how often an audit compiles from nothing as well.
 const fullEvery = 40
 
-// audit checks I2 on a replica: it compiles the prefixes of up to n candidates
+// auditSome checks I2 on a replica: it compiles the prefixes of up to n candidates
 // that were accepted since, and must get their fingerprints.
 func (p *proc) auditSome(n int) {
 	for ; n > 0 && p.audited < len(p.w.truth.candidates); n-- {
@@ -180,6 +180,7 @@ func (p *proc) auditSome(n int) {
 	}
 }
 
+// judge compares what a replica compiled with what was recorded.
 func (p *proc) judge(c candidate, got projector.Fingerprint, how string) {
 	p.w.stats.Compiles++
 	if got != c.fingerprint {

@@ -1,7 +1,6 @@
 package chaos
 
 import (
-	"errors"
 	"fmt"
 
 	"golang.org/x/mod/sumdb/tlog"
@@ -88,8 +87,11 @@ func (s *store) setAside(w *world, base ledger.Seq, root ledger.Digest) error {
 			return err
 		}
 		out, err := a.Admit(r, e.Subject, seq-1, func() (ledger.Digest, error) { return s.root(seq - 1), nil })
-		if err != nil || out.Outcome != ledger.Append {
-			return fmt.Errorf("record %d is not admitted again: %s: %w", seq, out.Reason, errors.Join(err))
+		if err != nil {
+			return err
+		}
+		if out.Outcome != ledger.Append {
+			return fmt.Errorf("record %d is not admitted again: %s", seq, out.Reason)
 		}
 	}
 	for len(s.marks) > 0 && s.marks[len(s.marks)-1].size > base {
