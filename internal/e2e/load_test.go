@@ -32,6 +32,7 @@ type Outcome struct {
 	Took    time.Duration
 	Status  int
 	Backend string // who answered
+	Path    string // as the backend saw it
 	Err     error  // a failed request
 	Fresh   bool   // it opened a connection
 }
@@ -54,17 +55,21 @@ const requestLimit = 15 * time.Second
 // StartLoad begins to send perSecond requests to each route, over conns
 // connections each, to the addresses of the system's Envoy.
 func (s *System) StartLoad(perSecond, conns int, routes ...Route) *Load {
+	return startLoad(s.TB, s.address, s.roots, perSecond, conns, routes...)
+}
+
+func startLoad(tb testing.TB, address func(secure bool) string, trust *Trust, perSecond, conns int, routes ...Route) *Load {
 	ctx, cancel := context.WithCancel(context.Background())
-	l := &Load{tb: s.TB, cancel: cancel}
+	l := &Load{tb: tb, cancel: cancel}
 	for _, r := range routes {
 		for i := range conns {
 			l.done.Go(func() {
 				interval := time.Duration(conns) * time.Second / time.Duration(perSecond)
-				l.connection(ctx, s.address(r.TLS), s.roots, r, interval, interval*time.Duration(i)/time.Duration(conns))
+				l.connection(ctx, address(r.TLS), trust, r, interval, interval*time.Duration(i)/time.Duration(conns))
 			})
 		}
 	}
-	s.TB.Cleanup(func() { l.stop() })
+	tb.Cleanup(l.stop)
 	return l
 }
 
@@ -125,6 +130,19 @@ func (l *Load) More(n int) {
 	}
 }
 
+// Failed returns the requests that failed so far.
+func (l *Load) Failed() []Outcome {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var out []Outcome
+	for _, o := range l.outcomes {
+		if o.Err != nil {
+			out = append(out, o)
+		}
+	}
+	return out
+}
+
 // Drains returns how many answers asked the client to close its connection.
 func (l *Load) Drains() int {
 	l.mu.Lock()
@@ -145,7 +163,8 @@ func (l *Load) Connections() int {
 	return n
 }
 
-// Since returns the outcomes of a route that were sent at or after t.
+// Since returns the outcomes of a route that were sent at or after t, in the
+// order of their answers.
 func (l *Load) Since(route string, t time.Time) []Outcome {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -163,28 +182,21 @@ func (l *Load) Since(route string, t time.Time) []Outcome {
 func (l *Load) Stop() {
 	l.tb.Helper()
 	l.stop()
+	failed := l.Failed()
+	for _, o := range failed[:min(len(failed), 20)] {
+		l.tb.Errorf("%s: request at %s failed after %s: %v", o.Route, o.At.Format("15:04:05.000"), o.Took, o.Err)
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	byRoute := map[string]int{}
-	failed := map[string]int{}
 	fresh := 0
 	var worst time.Duration
 	for _, o := range l.outcomes {
 		byRoute[o.Route]++
-		if o.Err != nil {
-			failed[o.Route]++
-			if failed[o.Route] <= 5 {
-				l.tb.Errorf("%s: request at %s failed after %s: %v", o.Route, o.At.Format("15:04:05.000"), o.Took, o.Err)
-			}
-		}
 		if o.Fresh {
 			fresh++
 		}
 		worst = max(worst, o.Took)
-	}
-	bad := 0
-	for _, n := range failed {
-		bad += n
 	}
 	names := make([]string, 0, len(byRoute))
 	for r, n := range byRoute {
@@ -192,7 +204,7 @@ func (l *Load) Stop() {
 	}
 	slices.Sort(names)
 	l.tb.Logf("requests sent: %d (%s), failed: %d, connections: %d, slowest: %s",
-		len(l.outcomes), strings.Join(names, ", "), bad, fresh, worst.Round(time.Millisecond))
+		len(l.outcomes), strings.Join(names, ", "), len(failed), fresh, worst.Round(time.Millisecond))
 	if len(l.outcomes) == 0 {
 		l.tb.Error("the load sent nothing")
 	}
@@ -244,7 +256,10 @@ func (c *client) ask() (o Outcome, drain bool) {
 	body, err := io.ReadAll(io.LimitReader(res.Body, 64<<10))
 	_ = res.Body.Close() // read to its end
 	o.Status = res.StatusCode
-	o.Backend, _, _ = strings.Cut(string(body), "\n")
+	lines := strings.SplitN(string(body), "\n", 3)
+	if o.Backend = lines[0]; len(lines) > 1 {
+		_, o.Path, _ = strings.Cut(lines[1], " ")
+	}
 	switch {
 	case err != nil:
 		o.Err = err

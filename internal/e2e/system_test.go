@@ -70,6 +70,11 @@ func newSystem(tb testing.TB, sites ...string) *System {
 
 // cleanup ends all that was started, and shows the log of a failed test.
 func (s *System) cleanup() {
+	if s.TB.Failed() && s.cmd != nil {
+		st, err := s.Status()
+		b, _ := json.MarshalIndent(st, "", " ") // for a person
+		s.TB.Logf("status: %s %v", b, err)
+	}
 	if s.cmd != nil {
 		_ = s.cmd.Process.Signal(syscall.SIGTERM) // it may be gone
 		select {
@@ -294,7 +299,7 @@ func (s *System) Gone(r Route) {
 	s.TB.Helper()
 	s.Eventually(r.Name+" is gone", func() error {
 		if o := s.Get(r); o.Status != http.StatusNotFound {
-			return fmt.Errorf("status %d by %q, %w", o.Status, o.Backend, o.Err)
+			return fmt.Errorf("status %d by %q, %v", o.Status, o.Backend, o.Err)
 		}
 		return nil
 	})
