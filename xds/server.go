@@ -41,9 +41,9 @@ func Only(c *cache.Cache, node string) Registry {
 	return func(context.Context) (Peer, error) { return Peer{Cache: c, Node: node}, nil }
 }
 
-// ByCertificate returns a registry that knows peers by the first DNS name, else
-// the common name, of their verified certificate.
-func ByCertificate(find func(identity string) (*cache.Cache, error)) Registry {
+// ByCertificate returns a registry that knows peers by their verified
+// certificate; find is also told where the connection comes from.
+func ByCertificate(find func(state tls.ConnectionState, from net.Addr) (Peer, error)) Registry {
 	return func(ctx context.Context) (Peer, error) {
 		p, ok := peer.FromContext(ctx)
 		if !ok {
@@ -53,16 +53,7 @@ func ByCertificate(find func(identity string) (*cache.Cache, error)) Registry {
 		if !ok || len(info.State.VerifiedChains) == 0 {
 			return Peer{}, errors.New("connection without a verified certificate")
 		}
-		leaf := info.State.VerifiedChains[0][0]
-		identity := leaf.Subject.CommonName
-		if len(leaf.DNSNames) > 0 {
-			identity = leaf.DNSNames[0]
-		}
-		if identity == "" {
-			return Peer{}, errors.New("certificate without a name")
-		}
-		c, err := find(identity)
-		return Peer{Cache: c, Node: identity}, err
+		return find(info.State, p.Addr)
 	}
 }
 

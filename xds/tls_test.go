@@ -51,11 +51,12 @@ func TestIdentity(t *testing.T) {
 				Certificates: []tls.Certificate{own}, ClientCAs: a.pool,
 				ClientAuth: tls.RequireAndVerifyClientCert,
 			},
-			Registry: xds.ByCertificate(func(identity string) (*cache.Cache, error) {
+			Registry: xds.ByCertificate(func(state tls.ConnectionState, from net.Addr) (xds.Peer, error) {
+				identity := state.PeerCertificates[0].DNSNames[0]
 				if identity != "envoy-1" {
-					return nil, fmt.Errorf("%s is in no fleet", identity)
+					return xds.Peer{}, fmt.Errorf("%s from %s is in no fleet", identity, from)
 				}
-				return fleet, nil
+				return xds.Peer{Cache: fleet, Node: identity}, nil
 			}),
 		})
 	}()

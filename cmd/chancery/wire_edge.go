@@ -2,11 +2,13 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
+	"net"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -47,6 +49,7 @@ type edgeParts struct {
 	mu       sync.Mutex
 	verdicts map[string]federation.EnvoyStatus // by node; guarded by mu
 	problems []string                          // guarded by mu
+	hosts    map[string]string                 // of Envoys that connect by TCP, by node; guarded by mu
 	changed  chan struct{}                     // something to tell the hub
 }
 
@@ -69,7 +72,7 @@ const edgeSoak = 30 * time.Second
 // startEdge serves Envoys from what is on disk, and then from what the hub
 // records.
 func (in *install) startEdge(ctx context.Context, g *errgroup.Group) error {
-	e := &edgeParts{name: edgeName, verdicts: map[string]federation.EnvoyStatus{}, changed: make(chan struct{}, 1), log: in.log}
+	e := &edgeParts{name: edgeName, verdicts: map[string]federation.EnvoyStatus{}, hosts: map[string]string{}, changed: make(chan struct{}, 1), log: in.log}
 	in.edge = e
 	dir := filepath.Join(in.cfg.Data, "edge")
 	var err error
@@ -79,10 +82,10 @@ func (in *install) startEdge(ctx context.Context, g *errgroup.Group) error {
 	for _, f := range e.store.SetAside() {
 		in.log.Warn("a damaged file of the edge was set aside; its content is fetched again", "file", f)
 	}
-	prober := &xds.Prober{Reach: func(node string) (string, bool) { return "", node == envoyNode && in.cfg.Envoy != "" }}
+	prober := &xds.Prober{Reach: e.reach}
 	if in.cfg.Envoy != "" {
 		e.admin = process.NewAdmin(filepath.Join(dir, "envoy", "admin.sock"))
-		prober.Warming = func(ctx context.Context, _ string) (int, error) { return e.admin.Warming(ctx) }
+		prober.Warming = e.warming
 	}
 	e.Edge, err = xds.NewEdge(xds.EdgeOptions{
 		Name: e.name, Fleet: federation.DefaultFleet, Ring: federation.DefaultRing, Hub: in.hubKey(),
@@ -151,10 +154,51 @@ func (in *install) serveXDS(ctx context.Context, g *errgroup.Group, dir string) 
 	g.Go(func() error { keeper.Run(ctx, time.Hour, in.log); return nil })
 	g.Go(func() error {
 		return xds.Serve(ctx, xds.Endpoint{
-			Listener: l, TLS: keeper.ServerTLS(pki.Envoy), Registry: xds.Only(in.edge.Cache(), ""),
+			Listener: l, TLS: keeper.ServerTLS(pki.Envoy), Registry: xds.ByCertificate(in.edge.peer),
 		})
 	})
 	return nil
+}
+
+// peer says who connects by TCP: its certificate names it, and it is asked for
+// proof at the address that it comes from.
+func (e *edgeParts) peer(state tls.ConnectionState, from net.Addr) (xds.Peer, error) {
+	id, err := pki.PeerOf(state)
+	if err != nil {
+		return xds.Peer{}, err
+	}
+	if id.Name == envoyNode {
+		return xds.Peer{}, fmt.Errorf("the name %s is that of this edge's own Envoy; issue the certificate for another", id.Name)
+	}
+	host, _, err := net.SplitHostPort(from.String())
+	if err != nil {
+		return xds.Peer{}, fmt.Errorf("peer address: %w", err)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.hosts[id.Name] = host
+	return xds.Peer{Cache: e.Cache(), Node: id.Name}, nil
+}
+
+// reach returns where a node's listeners are: its own Envoy binds what the
+// listeners say.
+func (e *edgeParts) reach(node string) (host string, ok bool) {
+	if node == envoyNode {
+		return "", true
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	host, ok = e.hosts[node]
+	return host, ok
+}
+
+// warming asks the edge's own Envoy; of others the acknowledgement, which an
+// Envoy holds back while upstreams are warming, has to do.
+func (e *edgeParts) warming(ctx context.Context, node string) (int, error) {
+	if node != envoyNode {
+		return 0, nil
+	}
+	return e.admin.Warming(ctx)
 }
 
 // shelfSource lets the edge fetch from the shelf of the hub in its process.

@@ -260,7 +260,13 @@ func mutualTLS(t MutualTLS) (*corev3.TransportSocket, error) {
 	if err := t.check(); err != nil {
 		return nil, err
 	}
-	common := &tlsv3.CommonTlsContext{AlpnProtocols: []string{"h2"}}
+	common := &tlsv3.CommonTlsContext{
+		AlpnProtocols: []string{"h2"},
+		// Edges take TLS 1.3 only, which an Envoy does not offer as a client by itself.
+		TlsParams: &tlsv3.TlsParameters{
+			TlsMinimumProtocolVersion: tlsv3.TlsParameters_TLSv1_3, TlsMaximumProtocolVersion: tlsv3.TlsParameters_TLSv1_3,
+		},
+	}
 	if t.CertificateSDS == "" {
 		common.TlsCertificates = []*tlsv3.TlsCertificate{{CertificateChain: file(t.CertFile), PrivateKey: file(t.KeyFile)}}
 		common.ValidationContextType = &tlsv3.CommonTlsContext_ValidationContext{ValidationContext: t.validation()}
