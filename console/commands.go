@@ -61,7 +61,7 @@ func (s *server) registerCommands(api huma.API) {
 	plan := operation("plan", http.MethodGet, "/v1/plan", "What a pin would change")
 	plan.Errors = append(plan.Errors, http.StatusConflict)
 	huma.Register(api, plan, func(ctx context.Context, p *struct {
-		fleetParam
+		FleetParam
 		To uint64 `query:"to" doc:"revision; 0 or absent: the previous one that was served and differs"`
 	},
 	) (*body[Plan], error) {

@@ -210,8 +210,9 @@ func content(path string) bool {
 
 type body[T any] struct{ Body T }
 
-// fleetParam is the fleet that a request is about.
-type fleetParam struct {
+// FleetParam is the fleet that a request is about: part of the parameters of
+// most operations, exported for the OpenAPI document to be made from it.
+type FleetParam struct {
 	Fleet string `query:"fleet" maxLength:"63" doc:"a fleet's name; needed only where there are several"`
 }
 

@@ -145,6 +145,9 @@ func TestStory(t *testing.T) {
 		if _, err := c.Confirm(ctx, console.ConfirmCommand{Cluster: "east"}); !errors.Is(err, console.ErrRefused) {
 			t.Errorf("confirm with nothing withheld: %v", err)
 		}
+		if err := c.Get(ctx, "/v1/objects", url.Values{"fleet": {"other"}}, &struct{}{}); !errors.Is(err, console.ErrNotFound) {
+			t.Errorf("objects of another fleet: %v", err)
+		}
 		if _, err := c.Confirm(ctx, console.ConfirmCommand{Fleet: "other"}); !errors.Is(err, console.ErrNotFound) {
 			t.Errorf("another fleet: %v", err)
 		}

@@ -60,7 +60,7 @@ func (s *server) registerContent(api huma.API) {
 			return named(b, err)
 		})
 	huma.Register(api, operation("head", http.MethodGet, "/v1/head", "The head with the decision that made it"),
-		func(ctx context.Context, p *fleetParam) (*body[SignedHead], error) { return s.head(ctx, p.Fleet) })
+		func(ctx context.Context, p *FleetParam) (*body[SignedHead], error) { return s.head(ctx, p.Fleet) })
 	huma.Register(api, octets(operation("checkpoint", http.MethodGet, "/v1/checkpoint", "The newest signed checkpoint"), "text/plain; charset=utf-8", "a C2SP signed note"),
 		func(context.Context, *struct{}) (*bytesBody, error) {
 			notes, err := s.Ledger.Checkpoints(1)

@@ -19,7 +19,7 @@ import (
 
 // objectsParams select objects; an empty field selects all.
 type objectsParams struct {
-	fleetParam
+	FleetParam
 	Cluster   string `query:"cluster" maxLength:"63"`
 	Kind      string `query:"kind" maxLength:"300" doc:"as in Kubernetes, with or without the group: Mapping, mappings, Mapping.getambassador.io"`
 	Namespace string `query:"namespace" maxLength:"253"`
@@ -44,7 +44,7 @@ func kindMatches(word string, k ledger.ObjectKey) bool {
 
 func (s *server) registerReads(api huma.API) {
 	huma.Register(api, operation("status", http.MethodGet, "/v1/status", "How the install is"),
-		func(ctx context.Context, p *fleetParam) (*body[Status], error) {
+		func(ctx context.Context, p *FleetParam) (*body[Status], error) {
 			var out body[Status]
 			err := s.inspect(ctx, p.Fleet, func(in hub.Inside) { out.Body = statusOf(in, s.Ledger.Install()) })
 			return &out, err
@@ -53,38 +53,38 @@ func (s *server) registerReads(api huma.API) {
 		func(ctx context.Context, p *objectsParams) (*body[List[Object]], error) { return s.objects(ctx, *p) })
 	huma.Register(api, operation("object", http.MethodGet, "/v1/objects/{cluster}/{kind}/{namespace}/{name}", "One object with its report and its canonical form"),
 		func(ctx context.Context, p *struct {
-			fleetParam
+			FleetParam
 			Cluster   string `path:"cluster" maxLength:"63"`
 			Kind      string `path:"kind" maxLength:"300"`
 			Namespace string `path:"namespace" maxLength:"253" doc:"_ for none"`
 			Name      string `path:"name" maxLength:"253"`
 		},
 		) (*body[Object], error) {
-			return s.object(ctx, objectsParams{fleetParam: p.fleetParam, Cluster: p.Cluster, Kind: p.Kind, Namespace: p.Namespace, Name: p.Name})
+			return s.object(ctx, objectsParams{FleetParam: p.FleetParam, Cluster: p.Cluster, Kind: p.Kind, Namespace: p.Namespace, Name: p.Name})
 		})
 	huma.Register(api, operation("findings", http.MethodGet, "/v1/findings", "What is to say about objects and sites, errors first"),
 		func(ctx context.Context, p *objectsParams) (*body[List[Finding]], error) { return s.findings(ctx, *p) })
 	huma.Register(api, operation("edges", http.MethodGet, "/v1/edges", "Edge servers and their Envoys"),
-		func(ctx context.Context, p *fleetParam) (*body[List[Edge]], error) {
+		func(ctx context.Context, p *FleetParam) (*body[List[Edge]], error) {
 			var out body[List[Edge]]
 			err := s.inspect(ctx, p.Fleet, func(in hub.Inside) { out.Body = listOf(in, edgesOf(in)) })
 			return &out, err
 		})
 	huma.Register(api, operation("sites", http.MethodGet, "/v1/sites", "Sources of objects"),
-		func(ctx context.Context, p *fleetParam) (*body[List[Site]], error) {
+		func(ctx context.Context, p *FleetParam) (*body[List[Site]], error) {
 			var out body[List[Site]]
 			err := s.inspect(ctx, p.Fleet, func(in hub.Inside) { out.Body = listOf(in, sitesOf(in)) })
 			return &out, err
 		})
 	huma.Register(api, operation("holds", http.MethodGet, "/v1/holds", "Holds in force"),
-		func(ctx context.Context, p *fleetParam) (*body[List[Hold]], error) {
+		func(ctx context.Context, p *FleetParam) (*body[List[Hold]], error) {
 			var out body[List[Hold]]
 			err := s.inspect(ctx, p.Fleet, func(in hub.Inside) { out.Body = listOf(in, holdsOf(in)) })
 			return &out, err
 		})
 	huma.Register(api, operation("revisions", http.MethodGet, "/v1/revisions", "Revisions, newest first"),
 		func(ctx context.Context, p *struct {
-			fleetParam
+			FleetParam
 			Limit int `query:"limit" minimum:"1" maximum:"1000" default:"50"`
 		},
 		) (*body[List[Revision]], error) {
@@ -104,7 +104,7 @@ func (s *server) registerReads(api huma.API) {
 		})
 	huma.Register(api, operation("revision", http.MethodGet, "/v1/revisions/{revision}", "One revision"),
 		func(ctx context.Context, p *struct {
-			fleetParam
+			FleetParam
 			Revision uint64 `path:"revision" minimum:"1"`
 		},
 		) (*body[Revision], error) {
@@ -283,7 +283,7 @@ func revisionOf(f *federation.FleetState, r *federation.Revision, whole bool) Re
 
 // resourcesParams select resources of the head's snapshot.
 type resourcesParams struct {
-	fleetParam
+	FleetParam
 	Type string `query:"type" enum:"upstreams,listeners,routes,endpoints,secrets"`
 	Name string `query:"name" maxLength:"2000" doc:"exact; the answer has the body then"`
 }

@@ -98,7 +98,7 @@ func commands() []*cobra.Command {
 		statusCommand(), getCommand(), historyCommand(), verifyCommand(),
 		rollbackCommand(), holdCommand(), confirmCommand(),
 		compileCommand(), bootstrapCommand(), pkiCommand(), chaosCommand(), versionCommand(),
-		serveCommand(), checkLedger(),
+		serveCommand(), demoCommand(), checkLedger(),
 	}
 }
 
@@ -137,7 +137,7 @@ CHANCERY_DATA, --no-headers as CHANCERY_NO_HEADERS.`,
 // group makes a command that only holds others say what there is, and refuse
 // what there is not.
 func group(cmd *cobra.Command) *cobra.Command {
-	cmd.Args = cobra.ArbitraryArgs
+	cmd.Args, cmd.SuggestionsMinimumDistance = cobra.ArbitraryArgs, 2
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) == 0 {
 			return cmd.Help()

@@ -16,7 +16,7 @@ func checkLedger() *cobra.Command {
 	return &cobra.Command{
 		Use: checkLedgerCommand + " PATH", Hidden: true, Args: cobra.ExactArgs(1),
 		Run: func(_ *cobra.Command, args []string) {
-			os.Exit(boltstore.CheckMain(args[0], os.Stderr))
+			os.Exit(boltstore.CheckMain(args[0], os.Stdout))
 		},
 	}
 }

@@ -27,6 +27,13 @@ func revision(n uint64) string {
 	return "r" + strconv.FormatUint(n, 10)
 }
 
+func count(n int, one string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return strconv.Itoa(n) + " " + one + "s"
+}
+
 func clock(t time.Time) string {
 	if t.IsZero() {
 		return ""
@@ -77,7 +84,7 @@ func statusText(b *strings.Builder, s console.Status, o Options) {
 		}
 	}
 	if s.Errors+s.Warnings > 0 {
-		fmt.Fprintf(b, "\nFINDINGS  %d errors, %d warnings: chancery get findings\n", s.Errors, s.Warnings)
+		fmt.Fprintf(b, "\nFINDINGS  %s, %s: chancery get findings\n", count(s.Errors, "error"), count(s.Warnings, "warning"))
 	}
 	if len(s.Notes) > 0 {
 		b.WriteByte('\n')
@@ -410,6 +417,9 @@ func eventRow(e console.Event) []string {
 	object := e.Object
 	if c, rest, ok := strings.Cut(object, ":"); ok && c == e.Cluster {
 		object = rest
+	}
+	if object == "" && e.Scope != "" && e.Scope != e.Cluster {
+		object = "fleet " + e.Scope
 	}
 	what := e.Summary
 	if e.Reason != "" {
