@@ -18,11 +18,25 @@ import (
 // Client returns a client of the running serve's API, as DATA/client.yaml names
 // it.
 func (s *System) Client() (*console.Client, error) {
-	cfg, err := pki.ReadClientConfig(filepath.Join(s.Data, "client.yaml"))
+	path := filepath.Join(s.Data, "client.yaml")
+	text, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
 	}
-	return console.NewClient(cfg)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.client != nil && string(text) == s.clientOf {
+		return s.client, nil
+	}
+	cfg, err := pki.ReadClientConfig(path)
+	if err != nil {
+		return nil, err
+	}
+	if s.client, err = console.NewClient(cfg); err != nil {
+		return nil, err
+	}
+	s.clientOf = string(text)
+	return s.client, nil
 }
 
 // Status returns what the API says of the install.

@@ -13,11 +13,13 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/chancery-dev/chancery/console"
 	"github.com/chancery-dev/chancery/internal/testbed"
 	"github.com/chancery-dev/chancery/xds/process"
 )
@@ -43,6 +45,10 @@ type System struct {
 	cmd      *exec.Cmd     // nil: not running
 	ended    chan struct{} // closed when cmd ended
 	backends int
+
+	mu       sync.Mutex      // guards what follows
+	client   *console.Client // nil before the first use
+	clientOf string          // the client.yaml that it is of
 }
 
 // networks counts the systems of this test binary: each has a /24 of 127/8.
