@@ -36,7 +36,8 @@ var may = map[string][]string{
 	"xds/taste":   {"xds", "xds/cache", "xds/process", "ledger", "projector", "projector/ir", "projector/envoy"},
 	"xds/gossip":  {"xds", "ledger", "projector"},
 
-	"console": {"ledger", "projector", "federation", "xds", "api/..."},
+	"console":      {"ledger", "ledger/boltstore", "projector", "projector/envoy", "projector/shelf", "federation", "federation/hub", "federation/pki", "xds", "api/..."},
+	"console/show": {"console"},
 
 	"chaos":        {"..."},
 	"chaos/...":    {"..."},
@@ -44,6 +45,9 @@ var may = map[string][]string{
 
 	"api/...":      {"api/..."},
 	"internal/...": {"internal/..."},
+	"internal/offline": {
+		"collector", "collector/dir", "federation/live", "ledger", "projector", "projector/compile", "projector/envoy", "projector/ir",
+	},
 }
 
 // testOnly lists the packages that only tests, and other packages of the kind, may import.
