@@ -328,13 +328,20 @@ func diffChunk(t ResourceType, a, b *Chunk) []Update {
 	return out
 }
 
-const manifestVersion = 1
+const (
+	manifestVersion = 1
+	manifestEntry   = 2 + len(ledger.Digest{}) // bytes
+)
 
 // Manifest returns the list of the snapshot's chunks. Its digest is the
 // fingerprint. Layout (docs/format/snapshot.md): a version byte, then for each
 // chunk that is not empty its type, its bucket and its digest.
 func (s *Snapshot) Manifest() []byte {
-	b := []byte{manifestVersion}
+	entries := 0
+	for t := range numTypes {
+		entries += min(s.counts[t], chunksPerType)
+	}
+	b := append(make([]byte, 0, 1+entries*manifestEntry), manifestVersion)
 	for t := range numTypes {
 		if s.counts[t] == 0 {
 			continue
@@ -361,21 +368,20 @@ func ManifestChunks(manifest []byte) ([]ledger.Digest, error) {
 }
 
 func eachEntry(manifest []byte, f func(ResourceType, byte, ledger.Digest) error) error {
-	const entry = 2 + len(ledger.Digest{})
 	if len(manifest) == 0 || manifest[0] != manifestVersion {
 		return fmt.Errorf("%w: manifest of another version; use a newer chancery", ErrChunk)
 	}
 	b := manifest[1:]
-	if len(b)%entry != 0 {
+	if len(b)%manifestEntry != 0 {
 		return fmt.Errorf("%w: manifest of %d bytes", ErrChunk, len(manifest))
 	}
 	var last []byte
-	for ; len(b) > 0; b = b[entry:] {
+	for ; len(b) > 0; b = b[manifestEntry:] {
 		if b[0] >= byte(numTypes) || last != nil && bytes.Compare(last, b[:2]) >= 0 {
 			return fmt.Errorf("%w: manifest entries", ErrChunk)
 		}
 		last = b[:2]
-		if err := f(ResourceType(b[0]), b[1], ledger.Digest(b[2:entry])); err != nil {
+		if err := f(ResourceType(b[0]), b[1], ledger.Digest(b[2:manifestEntry])); err != nil {
 			return err
 		}
 	}

@@ -157,6 +157,10 @@ func (c *Compiler) Compile() projector.Result {
 		}
 		updates = append(updates, u)
 	}
+	// Walking and clearing a map cost what it once held: after a large compile it is made anew.
+	if len(c.changed) > 256 {
+		c.changed = map[resourceKey]struct{}{}
+	}
 	clear(c.changed)
 	slices.SortFunc(updates, func(a, b projector.Update) int {
 		return cmp.Or(cmp.Compare(a.Type, b.Type), strings.Compare(a.Name, b.Name))
