@@ -414,7 +414,9 @@ func TestDeterminism(t *testing.T) {
 		u, _ := full(50)
 		at := time.Unix(1, 0)
 		for _, in := range []collector.Input{
-			{Known: &zero}, {Update: u}, {Claimed: &collector.Claim{Epoch: 1, Instance: "a"}},
+			{Known: &zero},
+			{Update: u},
+			{Claimed: &collector.Claim{Epoch: 1, Instance: "a"}},
 			{Update: &collector.Update{Put: u.Put[:3], Delete: []ledger.ObjectKey{u.Put[4].Key, u.Put[7].Key}}},
 			{Update: &collector.Update{Full: true, Put: u.Put[:10]}},
 		} {

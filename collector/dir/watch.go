@@ -32,8 +32,10 @@ func (t Timing) withDefaults() Timing {
 		at  *time.Duration
 		def time.Duration
 	}{
-		{&t.Write, 20 * time.Millisecond}, {&t.Removal, 100 * time.Millisecond},
-		{&t.Ceiling, time.Second}, {&t.Rescan, 30 * time.Second},
+		{&t.Write, 20 * time.Millisecond},
+		{&t.Removal, 100 * time.Millisecond},
+		{&t.Ceiling, time.Second},
+		{&t.Rescan, 30 * time.Second},
 	} {
 		if *f.at <= 0 {
 			*f.at = f.def

@@ -25,7 +25,7 @@ type rule struct {
 	dirty []*node
 	// onPanic says what a panic of the node of this key means; nil: the panic
 	// goes on. Its rows are written as the node's.
-	onPanic func(key any, recovered any)
+	onPanic func(key, recovered any)
 }
 
 // node is one evaluation of a rule.
@@ -339,7 +339,7 @@ type bucket[B comparable, K comparable, V any] struct {
 
 // newIndex indexes a table by of, which gives the buckets of a row. compare
 // must be a total order on rows.
-func newIndex[B comparable, K comparable, V any](t *table[K, V], of func(k K, v V) []B, compare func(a, b entry[K, V]) int) *index[B, K, V] {
+func newIndex[B, K comparable, V any](t *table[K, V], of func(k K, v V) []B, compare func(a, b entry[K, V]) int) *index[B, K, V] {
 	ix := &index[B, K, V]{t: t, compare: compare, buckets: map[B]*bucket[B, K, V]{}}
 	t.watches = append(t.watches, func(k K, old, now *row[K, V]) {
 		var was, is []B
@@ -369,7 +369,7 @@ func newIndex[B comparable, K comparable, V any](t *table[K, V], of func(k K, v 
 }
 
 // one makes a bucket function of a function that gives a single bucket.
-func one[B comparable, K comparable, V any](of func(k K, v V) B) func(K, V) []B {
+func one[B, K comparable, V any](of func(k K, v V) B) func(K, V) []B {
 	return func(k K, v V) []B { return []B{of(k, v)} }
 }
 
@@ -485,7 +485,7 @@ func (ix *index[B, K, V]) empty(b B) bool {
 
 // eachBucket makes a rule with a node for each bucket that has rows. The node
 // runs again when the bucket or anything that it read changes.
-func eachBucket[B comparable, K comparable, V any](ix *index[B, K, V], name string, f func(b B)) *rule {
+func eachBucket[B, K comparable, V any](ix *index[B, K, V], name string, f func(b B)) *rule {
 	r := ix.t.g.newRule(name)
 	nodes := map[B]*node{}
 	ix.watches = append(ix.watches, func(b B, empty bool) {

@@ -98,7 +98,8 @@ func full() config {
 		Rewrite: ir.Rewrite{Prefix: ptr("/new"), Host: "inside.example"},
 		Mirrors: []ir.Mirror{{Upstream: "static", Percent: 10}, {Upstream: "dns", Percent: 5, Denominator: 1000}},
 		Hash: []ir.Hash{
-			{Header: "x-user"}, {SourceIP: true},
+			{Header: "x-user"},
+			{SourceIP: true},
 			{Cookie: &ir.HashCookie{Name: "session", Path: "/", TTL: second}},
 		},
 		CORS: cors, RateLimits: limits,
