@@ -15,7 +15,7 @@ func Shrink(ctx context.Context, found Result) Result {
 	}
 	best := found
 	try := func(o Options) bool {
-		r, err := run(ctx, o)
+		r, err := Run(ctx, o)
 		if err != nil || r.Violation == nil || r.Violation.Invariant != found.Violation.Invariant {
 			return false
 		}

@@ -68,10 +68,7 @@ type Result struct {
 
 // Run runs a simulation until its steps are done and everything converged, or
 // an invariant is broken. An error means that the options cannot be run.
-func Run(o Options) (Result, error) { return run(context.Background(), o) }
-
-// run is Run until ctx ends.
-func run(ctx context.Context, o Options) (Result, error) {
+func Run(ctx context.Context, o Options) (Result, error) {
 	if err := o.validate(); err != nil {
 		return Result{}, err
 	}

@@ -23,10 +23,12 @@ type simulated struct {
 	Broken []chaos.Result `json:"broken"`
 	// Commands run the broken seeds again.
 	Commands []string `json:"commands"`
-	Events   int      `json:"events"`
-	Crashes  int      `json:"crashes"`
-	Heads    int      `json:"heads"`
-	Took     string   `json:"took"`
+	// Simplest runs the simplest that was found to break what the first broke.
+	Simplest string `json:"simplest,omitempty"`
+	Events   int    `json:"events"`
+	Crashes  int    `json:"crashes"`
+	Heads    int    `json:"heads"`
+	Took     string `json:"took"`
 }
 
 // maxSeeds bounds one run.
@@ -103,25 +105,28 @@ func simulate(ctx context.Context, talk io.Writer, o chaos.Options, seeds, jobs 
 	started := time.Now()
 	fmt.Fprintf(talk, "seeds from %d, %d steps each\n", o.Seed, o.Steps)
 	results := make(chan chaos.Result)
-	g, ctx := errgroup.WithContext(ctx)
+	g, running := errgroup.WithContext(ctx)
 	g.SetLimit(jobs + 1)
 	g.Go(func() error {
 		inner := new(errgroup.Group)
 		inner.SetLimit(jobs)
 		for i := range seeds {
-			if ctx.Err() != nil || limit > 0 && i > 0 && time.Since(started) > limit {
+			if running.Err() != nil || limit > 0 && i > 0 && time.Since(started) > limit {
 				break
 			}
 			one := o
 			one.Seed += uint64(i)
 			inner.Go(func() error {
-				r, err := chaos.Run(one)
-				if err != nil {
+				r, err := chaos.Run(running, one)
+				switch {
+				case running.Err() != nil:
+					return running.Err()
+				case err != nil:
 					return usageError(err.Error())
 				}
 				select {
 				case results <- r:
-				case <-ctx.Done():
+				case <-running.Done():
 				}
 				return nil
 			})
@@ -130,26 +135,33 @@ func simulate(ctx context.Context, talk io.Writer, o chaos.Options, seeds, jobs 
 		close(results)
 		return err
 	})
-	told := started
 	for r := range results {
 		out.Seeds++
 		out.Steps += r.Stats.Steps
 		out.Events += r.Stats.Events
 		out.Crashes += r.Stats.Crashes
 		out.Heads += r.Stats.Heads
+		verdict := "ok"
 		if r.Violation != nil {
 			out.Broken = append(out.Broken, r)
 			out.Commands = append(out.Commands, r.Options.Command())
-			fmt.Fprintf(talk, "seed %d breaks %s at step %d: %s\n", r.Options.Seed, r.Violation.Invariant, r.Violation.Step, show.Clean(r.Violation.What))
-		} else if now := time.Now(); now.Sub(told) > 5*time.Second {
-			told = now
-			fmt.Fprintf(talk, "%d seeds done, none broken so far\n", out.Seeds)
+			verdict = fmt.Sprintf("breaks %s at step %d: %s", r.Violation.Invariant, r.Violation.Step, show.Clean(r.Violation.What))
 		}
+		fmt.Fprintf(talk, "seed %d  events %d  crashes %d  heads %d  digest %s  %s\n", r.Options.Seed, r.Stats.Events, r.Stats.Crashes, r.Stats.Heads, r.Digest, verdict)
 	}
 	err := g.Wait()
+	if err == nil && len(out.Broken) > 0 {
+		fmt.Fprintln(talk, "looking for a simpler run that breaks the same")
+		limited, cancel := context.WithTimeout(ctx, shrinkLimit)
+		defer cancel()
+		out.Simplest = chaos.Shrink(limited, out.Broken[0]).Options.Command()
+	}
 	out.Took = time.Since(started).Round(time.Millisecond).String()
 	return out, err
 }
+
+// shrinkLimit bounds the search for a simpler run.
+const shrinkLimit = time.Minute
 
 // maxShownBroken bounds the broken seeds that are shown with their traces.
 const maxShownBroken = 3
@@ -173,6 +185,9 @@ func showSimulated(w io.Writer, g globals, s simulated) error {
 			}
 		}
 		fmt.Fprintf(w, "run it again: %s\n", s.Commands[i])
+	}
+	if s.Simplest != "" {
+		fmt.Fprintf(w, "the simplest: %s\n", s.Simplest)
 	}
 	_, err := fmt.Fprintf(w, "%d seeds, %d steps, %d events, %d crashes, %d heads, %d broken, in %s\n", s.Seeds, s.Steps, s.Events, s.Crashes, s.Heads, len(s.Broken), s.Took)
 	return err

@@ -373,8 +373,10 @@ func (h *Hub) observe(seq ledger.Seq, e ledger.Event, r ledger.Record) {
 	case federation.TasteDecision:
 		h.setOverlay(f, nil)
 	case federation.SettingsDecision:
-		h.compiler.SetSettings(h.state.Settings.Compile)
-		h.dirty = true
+		if h.state.Settings != nil { // else the fold passed the decision over
+			h.compiler.SetSettings(h.state.Settings.Compile)
+			h.dirty = true
+		}
 	case projector.ConfirmDecision, federation.ConsentDecision, federation.ReleaseDecision, federation.HoldDecision:
 		// The next step looks at them.
 	}
