@@ -221,11 +221,11 @@ func (c *Client) FollowHistory(ctx context.Context, q url.Values, each func(Even
 		}
 		return each(e)
 	})
-	if err == nil && ctx.Err() == nil {
+	switch {
+	case ctx.Err() != nil:
+		return nil // as asked
+	case err == nil:
 		return errStreamEnded
-	}
-	if ctx.Err() != nil {
-		return nil
 	}
 	return err
 }

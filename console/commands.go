@@ -81,7 +81,7 @@ func (s *server) do(ctx context.Context, fleet string, r hub.Request) (*body[Ans
 	if err != nil {
 		return nil, refusal(err)
 	}
-	s.Logger.Info("operator's command", "by", who.Name, "seq", uint64(a.Seq), "what", a.Message)
+	s.Logger.InfoContext(ctx, "operator's command", "by", who.Name, "seq", uint64(a.Seq), "what", a.Message)
 	return &body[Answer]{Answer{Seq: uint64(a.Seq), Hold: a.Hold, Revision: a.Revision, From: a.From, Message: a.Message}}, nil
 }
 
@@ -119,11 +119,11 @@ func (s *server) plan(ctx context.Context, fleet string, to uint64) (*body[Plan]
 		return nil, huma.Error409Conflict(refused)
 	}
 	out.Body = Plan{
-		Fleet: string(target.Fleet), From: from.Candidate.Revision, FromFingerprint: from.Fingerprint.String(),
-		To: target.Candidate.Revision, ToFingerprint: target.Fingerprint.String(), ToAt: target.At,
+		Fleet: string(target.Fleet), From: from.Revision, FromFingerprint: from.Fingerprint.String(),
+		To: target.Revision, ToFingerprint: target.Fingerprint.String(), ToAt: target.At,
 	}
-	if out.Body.Changes, err = s.changesBetween(ctx, &out.Body, target.Candidate.Seq, from.Candidate.Seq); err != nil {
-		return nil, s.ledgerProblem(err)
+	if out.Body.Changes, err = s.changesBetween(ctx, &out.Body, target.Seq, from.Seq); err != nil {
+		return nil, s.ledgerProblem(ctx, err)
 	}
 	s.diff(&out.Body, from.Fingerprint, target.Fingerprint)
 	return &out, nil

@@ -194,7 +194,7 @@ func TestStory(t *testing.T) {
 		if _, err = c.History(ctx, url.Values{"object": {"a/"}}); !errors.Is(err, console.ErrInvalid) {
 			t.Errorf("an object without a name: %v", err)
 		}
-		if _, err = c.History(ctx, url.Values{"sinse": {"1h"}}); !errors.Is(err, console.ErrInvalid) {
+		if _, err = c.History(ctx, url.Values{"sine": {"1h"}}); !errors.Is(err, console.ErrInvalid) {
 			t.Errorf("an unknown parameter: %v", err)
 		}
 	})

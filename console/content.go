@@ -62,10 +62,10 @@ func (s *server) registerContent(api huma.API) {
 	huma.Register(api, operation("head", http.MethodGet, "/v1/head", "The head with the decision that made it"),
 		func(ctx context.Context, p *FleetParam) (*body[SignedHead], error) { return s.head(ctx, p.Fleet) })
 	huma.Register(api, octets(operation("checkpoint", http.MethodGet, "/v1/checkpoint", "The newest signed checkpoint"), "text/plain; charset=utf-8", "a C2SP signed note"),
-		func(context.Context, *struct{}) (*bytesBody, error) {
+		func(ctx context.Context, _ *struct{}) (*bytesBody, error) {
 			notes, err := s.Ledger.Checkpoints(1)
 			if err != nil {
-				return nil, s.ledgerProblem(err)
+				return nil, s.ledgerProblem(ctx, err)
 			}
 			if len(notes) == 0 {
 				return nil, huma.Error404NotFound("no checkpoint has been signed yet; the hub signs one some seconds after the ledger grows")
@@ -118,7 +118,7 @@ func (s *server) head(ctx context.Context, fleet string) (*body[SignedHead], err
 	}
 	entries, err := s.Ledger.Read(seq, 1)
 	if err != nil || len(entries) == 0 {
-		return nil, s.ledgerProblem(errors.Join(fmt.Errorf("event %d cannot be read", seq), err))
+		return nil, s.ledgerProblem(ctx, errors.Join(fmt.Errorf("event %d cannot be read", seq), err))
 	}
 	r := entries[0].Record
 	return &body[SignedHead]{SignedHead{Record: SignedRecord{Event: r.Event, Signature: r.Signature}, Seq: uint64(seq)}}, nil

@@ -118,7 +118,7 @@ func (s *server) registerHistory(api huma.API) {
 		seq := s.Ledger.Size()
 		list := List[Event]{Seq: uint64(seq), Now: s.Now()}
 		if list.Items, list.More, err = s.backward(ctx, sel, seq); err != nil {
-			return nil, s.ledgerProblem(err)
+			return nil, s.ledgerProblem(ctx, err)
 		}
 		if p.Watch {
 			return stream(func(ctx context.Context, send sender) error { return s.follow(ctx, sel, seq, list.Items, send) }), nil
@@ -130,8 +130,8 @@ func (s *server) registerHistory(api huma.API) {
 	})
 }
 
-func (s *server) ledgerProblem(err error) error {
-	s.Logger.Error("the ledger cannot be read for the API", "err", err)
+func (s *server) ledgerProblem(ctx context.Context, err error) error {
+	s.Logger.ErrorContext(ctx, "the ledger cannot be read for the API", "err", err)
 	return huma.Error500InternalServerError(fmt.Sprintf("%v; run chancery verify", err))
 }
 
@@ -315,6 +315,7 @@ func siteSummary(e ledger.Event) string {
 		if json.Unmarshal(e.Data, &d) == nil {
 			return fmt.Sprintf("%d bytes, too large to record", d.Bytes)
 		}
+	default: // says it all by its type
 	}
 	return ""
 }

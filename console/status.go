@@ -127,7 +127,8 @@ func (s *Status) sentence(newest *federation.Revision) string {
 		n              int
 		one, more, sep string
 	}{
-		{len(s.Holds), "1 hold", "%d holds", ", "}, {len(s.Withheld), "1 removal withheld", "%d removals withheld", ", "},
+		{len(s.Holds), "1 hold", "%d holds", ", "},
+		{len(s.Withheld), "1 removal withheld", "%d removals withheld", ", "},
 		{s.Objects[string(projector.Rejected)], "1 object rejected", "%d objects rejected", ", "},
 	} {
 		switch {

@@ -175,6 +175,7 @@ func showSimulated(w io.Writer, g globals, s simulated) error {
 			fmt.Fprintln(w, c)
 		}
 		return nil
+	case show.Tables, show.Wide:
 	}
 	for i, r := range s.Broken {
 		fmt.Fprintf(w, "seed %d: %s broken at step %d (%s): %s\n", r.Options.Seed, r.Violation.Invariant, r.Violation.Step, r.Violation.At, show.Clean(r.Violation.What))

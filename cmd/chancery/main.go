@@ -136,7 +136,7 @@ CHANCERY_DATA, --no-headers as CHANCERY_NO_HEADERS.`,
 
 // group makes a command that only holds others say what there is, and refuse
 // what there is not.
-func group(cmd *cobra.Command) *cobra.Command {
+func group(cmd *cobra.Command) {
 	cmd.Args, cmd.SuggestionsMinimumDistance = cobra.ArbitraryArgs, 2
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) == 0 {
@@ -148,7 +148,6 @@ func group(cmd *cobra.Command) *cobra.Command {
 		}
 		return usageError(message)
 	}
-	return cmd
 }
 
 // strict makes what cobra finds wrong about a command line an error of usage.
