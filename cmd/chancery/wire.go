@@ -106,6 +106,7 @@ type install struct {
 	registry  *prometheus.Registry
 	nats      *natsstream.Server
 	store     *boltstore.Store
+	verified  bool // the whole of store, at the start
 	hub       *hubParts
 	edge      *edgeParts
 	api       net.Listener
@@ -124,6 +125,7 @@ func serve(ctx context.Context, cfg serveConfig) (err error) {
 	if err := in.startHub(ctx, g); err != nil {
 		return stopped(g, err)
 	}
+	in.verifyBehind(ctx, g)
 	if err := in.startEdge(ctx, g); err != nil {
 		return stopped(g, err)
 	}
@@ -188,6 +190,9 @@ func (in *install) open(ctx context.Context) error {
 		Check: boltstore.CheckInChild(self, checkLedgerCommand),
 	})
 	if err != nil {
+		return err
+	}
+	if in.verified, err = verifyFirst(ctx, in.store); err != nil {
 		return err
 	}
 	server := natsstream.ServerOptions{StoreDir: filepath.Join(data, "nats"), Logger: in.log}
