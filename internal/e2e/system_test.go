@@ -45,6 +45,7 @@ type System struct {
 	cmd      *exec.Cmd     // nil: not running
 	ended    chan struct{} // closed when cmd ended
 	backends int
+	cleaned  bool
 
 	mu       sync.Mutex      // guards what follows
 	client   *console.Client // nil before the first use
@@ -76,6 +77,10 @@ func newSystem(tb testing.TB, sites ...string) *System {
 
 // cleanup ends all that was started, and shows the log of a failed test.
 func (s *System) cleanup() {
+	if s.cleaned {
+		return
+	}
+	s.cleaned = true
 	if s.TB.Failed() && s.cmd != nil {
 		st, err := s.Status()
 		b, _ := json.MarshalIndent(st, "", " ") // for a person
@@ -90,6 +95,7 @@ func (s *System) cleanup() {
 			_ = s.cmd.Process.Kill()
 			<-s.ended
 		}
+		s.cmd = nil
 	}
 	s.admin.Close()
 	for _, pid := range s.envoys() {
@@ -208,6 +214,16 @@ func (s *System) Ready() {
 		}
 		return nil
 	})
+}
+
+// Running reports whether serve has not ended.
+func (s *System) Running() bool {
+	select {
+	case <-s.ended:
+		return false
+	default:
+		return s.cmd != nil
+	}
 }
 
 // Kill ends serve with SIGKILL.

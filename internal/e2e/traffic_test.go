@@ -17,9 +17,17 @@ type pair struct {
 	v1, v2          string
 }
 
-// startPair starts a site east with a Mapping steady that nobody touches and a
-// Mapping changed that goes to the backend v1. Each is in a file of its own.
+// startPair is newPair, and waits until both are served.
 func startPair(t *testing.T) *pair {
+	t.Helper()
+	p := newPair(t)
+	p.begin()
+	return p
+}
+
+// newPair makes a site east with a Mapping steady that nobody touches and a
+// Mapping changed that goes to the backend v1, each in a file of its own.
+func newPair(t *testing.T) *pair {
 	t.Helper()
 	s := newSystem(t, "east")
 	p := &pair{
@@ -33,11 +41,15 @@ func startPair(t *testing.T) *pair {
 		Mapping("steady", "steady.example.com", "/", "steady:8080"),
 	))
 	p.changeTo("v1")
-	s.Start()
-	s.Ready()
-	s.Served(p.steady)
-	s.Served(p.changed)
 	return p
+}
+
+func (p *pair) begin() {
+	p.TB.Helper()
+	p.Start()
+	p.Ready()
+	p.Served(p.steady)
+	p.Served(p.changed)
 }
 
 func (p *pair) changeTo(service string) {
