@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -78,8 +79,9 @@ It shows a plan and asks on a terminal; scripts say --yes.`,
 				if err := show.Answer(cmd.OutOrStdout(), a, g.show); err != nil {
 					return err
 				}
+				err = awaitServed(limited, cmd, c, g, func(s console.Status) bool { return s.Head.Revision == plan.To })
 				fmt.Fprintf(cmd.ErrOrStderr(), "next: chancery status -w, and in the end: chancery hold release %s\n", show.Clean(a.Hold))
-				return nil
+				return err
 			})
 		},
 	}
@@ -125,7 +127,14 @@ func holdCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return show.Answer(cmd.OutOrStdout(), a, g.show)
+				if err := show.Answer(cmd.OutOrStdout(), a, g.show); err != nil {
+					return err
+				}
+				released := time.Now()
+				return awaitServed(ctx, cmd, c, g, func(s console.Status) bool {
+					// No new head comes where the newest revision equals the one that was held, or was refused.
+					return s.Head.Seq > a.Seq || s.Head.Revision == s.Newest || time.Since(released) > noHeadAfter
+				})
 			})
 		},
 	}
@@ -151,6 +160,36 @@ func holdCommand() *cobra.Command {
 			},
 		}, release)
 	return cmd
+}
+
+// noHeadAfter is how long a release may take to lead to a new head.
+const noHeadAfter = 3 * time.Second
+
+// servedPoll is how often a command asks whether what it did is served.
+const servedPoll = 20 * time.Millisecond
+
+// awaitServed waits until every connected Envoy was proved to serve a head
+// that is wanted. The decision is recorded whatever becomes of the wait.
+func awaitServed(ctx context.Context, cmd *cobra.Command, c *console.Client, g globals, wanted func(console.Status) bool) error {
+	started := time.Now()
+	for {
+		s, err := c.Status(ctx, g.fleet)
+		switch {
+		case err == nil && s.Envoys == 0:
+			fmt.Fprintln(cmd.ErrOrStderr(), "no Envoy is connected: nothing to wait for")
+			return nil
+		case err == nil && s.Head != nil && wanted(s) && s.Served == s.Envoys:
+			fmt.Fprintf(cmd.ErrOrStderr(), "served by %d of %d Envoys, r%d, after %s\n", s.Served, s.Envoys, s.Head.Revision, time.Since(started).Round(time.Millisecond))
+			return nil
+		case err != nil && ctx.Err() == nil:
+			return err
+		}
+		select {
+		case <-time.After(servedPoll):
+		case <-ctx.Done():
+			return &exitError{code: exitTimeout, err: fmt.Errorf("recorded, but not proved to be served by every Envoy within %s; see chancery status", g.timeout)}
+		}
+	}
 }
 
 func holds(cmd *cobra.Command, use func(globals, console.List[console.Hold]) error) error {

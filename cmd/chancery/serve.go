@@ -58,7 +58,9 @@ next serve on the same directory adopts it. --stop-envoy stops it instead.`,
 				level = slog.LevelDebug
 			}
 			cfg.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level, ReplaceAttr: fullTime}))
-			cfg.Ready = func(in *install) { in.log.Info("serving", "data", cfg.Data, "sites", len(cfg.Sites), "api", cfg.API) }
+			cfg.Ready = func(in *install) {
+				in.log.Info("serving", slog.String("data", cfg.Data), slog.Int("sites", len(cfg.Sites)), slog.String("api", cfg.API))
+			}
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
 			return serve(ctx, cfg)

@@ -208,7 +208,7 @@ func (in *install) open(ctx context.Context) error {
 		return err
 	}
 	if in.nats.Damaged != "" {
-		in.log.Warn("the stream's store was damaged and moved away; the stream begins anew, the ledger is the record", "moved_to", in.nats.Damaged)
+		in.log.WarnContext(ctx, "the stream's store was damaged and moved away; the stream begins anew, the ledger is the record", slog.String("moved_to", in.nats.Damaged))
 	}
 	return nil
 }

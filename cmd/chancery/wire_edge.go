@@ -80,7 +80,7 @@ func (in *install) startEdge(ctx context.Context, g *errgroup.Group) error {
 		return err
 	}
 	for _, f := range e.store.SetAside() {
-		in.log.Warn("a damaged file of the edge was set aside; its content is fetched again", "file", f)
+		in.log.WarnContext(ctx, "a damaged file of the edge was set aside; its content is fetched again", slog.String("file", f))
 	}
 	prober := &xds.Prober{Reach: e.reach}
 	if in.cfg.Envoy != "" {
@@ -230,7 +230,7 @@ func (in *install) hearHeads(ctx context.Context, g *errgroup.Group) error {
 			err = in.edge.Offer(s)
 		}
 		if err != nil {
-			in.log.Warn("a head was refused", "err", err)
+			in.log.WarnContext(ctx, "a head was refused", slog.Any("err", err))
 		}
 	}
 	sub, err := in.edge.conn.Subscribe(headSubject+string(federation.DefaultFleet), func(m *nats.Msg) { offer(m.Data) })
@@ -326,7 +326,7 @@ func (e *edgeParts) tellHub(ctx context.Context) error {
 			err = e.conn.Publish(subject, b)
 		}
 		if err != nil && ctx.Err() == nil {
-			e.log.Warn("status not sent to the hub; it is said again", "err", err)
+			e.log.WarnContext(ctx, "status not sent to the hub; it is said again", slog.Any("err", err))
 		}
 		select {
 		case <-ctx.Done():
@@ -342,7 +342,7 @@ func (e *edgeParts) tellHub(ctx context.Context) error {
 func (in *install) startLive(ctx context.Context, g *errgroup.Group) error {
 	plane := live.NewPlane()
 	if err := in.restoreLive(plane); err != nil {
-		in.log.Warn("the last answers of the live plane cannot be read; they are asked for anew", "err", err)
+		in.log.WarnContext(ctx, "the last answers of the live plane cannot be read; they are asked for anew", slog.Any("err", err))
 	}
 	sources := map[ledger.ClusterName]live.Source{}
 	for _, s := range in.cfg.Sites {
@@ -378,6 +378,8 @@ func (in *install) restoreLive(plane *live.Plane) error {
 		case projector.SecretNeeds:
 			s, err := envoy.ReadSecret(*u.Resource)
 			secrets, errs = append(secrets, s), append(errs, err)
+		case projector.Upstreams, projector.Listeners, projector.Routes:
+			// Not of the live plane.
 		}
 	}
 	plane.Restore(endpoints, secrets)
@@ -395,7 +397,7 @@ func (in *install) followNeeds(ctx context.Context, needs chan<- func(*live.Plan
 			select {
 			case needs <- func(p *live.Plane) {
 				if err := p.UpdateNeeds(updates); err != nil {
-					in.log.Error("needs of a snapshot cannot be read", "fingerprint", gen.Snapshot.Fingerprint().Short(), "err", err)
+					in.log.ErrorContext(ctx, "needs of a snapshot cannot be read", slog.String("fingerprint", gen.Snapshot.Fingerprint().Short()), slog.Any("err", err))
 				}
 			}:
 			case <-ctx.Done():
@@ -439,7 +441,7 @@ func (in *install) takeAnswers(ctx context.Context, answers <-chan live.Answers)
 			}
 		}
 		if err := errors.Join(errs...); err != nil {
-			in.log.Error("an answer of the live plane cannot be written", "err", err)
+			in.log.ErrorContext(ctx, "an answer of the live plane cannot be written", slog.Any("err", err))
 			continue
 		}
 		if len(updates) > 0 {

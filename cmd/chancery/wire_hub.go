@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"path/filepath"
 	"slices"
 	"time"
@@ -54,7 +55,7 @@ func (in *install) startHub(ctx context.Context, g *errgroup.Group) error {
 		return err
 	}
 	if aside := h.shelf.SetAside(); aside != "" {
-		in.log.Warn("the shelf of snapshots was damaged and set aside; snapshots are compiled again", "moved_to", aside)
+		in.log.WarnContext(ctx, "the shelf of snapshots was damaged and set aside; snapshots are compiled again", slog.String("moved_to", aside))
 	}
 	if h.conn, err = natsstream.Connect(natsstream.ConnectOptions{Name: "hub", Server: in.nats, Logger: in.log}); err != nil {
 		return err
@@ -126,16 +127,16 @@ func (in *install) keepStream(ctx context.Context, losses <-chan natsstream.Loss
 		in.hub.incarnation.set("")
 		switch l.Kind {
 		case natsstream.TailSetAside:
-			in.log.Error("the stream begins at a smaller size; what this ledger had beyond it is set aside", "base", l.Base, "file", l.Aside)
+			in.log.ErrorContext(ctx, "the stream begins at a smaller size; what this ledger had beyond it is set aside", slog.Uint64("base", uint64(l.Base)), slog.String("file", l.Aside))
 		case natsstream.Diverged:
 			return fmt.Errorf("%s; move %s away: it is rebuilt from the stream", l.Reason, in.store.Path())
 		default:
-			in.log.Warn("the stream begins anew and collectors publish again", "kind", l.Kind)
+			in.log.WarnContext(ctx, "the stream begins anew and collectors publish again", slog.String("kind", l.Kind.String()))
 		}
 		renew := l.Kind == natsstream.StreamRegressed || l.Kind == natsstream.MessagesMissing || l.Kind == natsstream.Behind
 		_, err := backoff.Retry(ctx, func() (struct{}, error) { return struct{}{}, in.openStream(ctx, renew) },
 			backoff.WithMaxElapsedTime(0), backoff.WithNotify(func(err error, d time.Duration) {
-				in.log.Warn("the stream cannot be opened; it is tried again", "err", err, "after", d)
+				in.log.WarnContext(ctx, "the stream cannot be opened; it is tried again", slog.Any("err", err), slog.Duration("after", d))
 			}))
 		if err != nil {
 			return ended(ctx, err)
@@ -270,7 +271,7 @@ func (in *install) askAgain(c ledger.ClusterName, epoch, n uint64) {
 
 func (in *install) control(c ledger.ClusterName, m natsstream.Control) {
 	if err := natsstream.SendControl(in.hub.conn.Conn, c, m); err != nil {
-		in.log.Debug("control message not sent; it is repeated", "cluster", c, "err", err)
+		in.log.Debug("control message not sent; it is repeated", slog.String("cluster", string(c)), slog.Any("err", err))
 	}
 }
 
@@ -285,7 +286,7 @@ func (in *install) keepCheckpoints(ctx context.Context) error {
 	for {
 		if size := in.store.Size(); size > signed {
 			if err := in.checkpoint(size); err != nil {
-				in.log.Error("checkpoint", "size", size, "err", err)
+				in.log.ErrorContext(ctx, "checkpoint", slog.Uint64("size", uint64(size)), slog.Any("err", err))
 			} else {
 				signed = size
 			}
@@ -330,7 +331,7 @@ func (in *install) announceHead(s projector.SignedHead) {
 		err = in.hub.conn.Publish(headSubject+string(s.Head.Fleet), b)
 	}
 	if err != nil {
-		in.log.Debug("head not announced; edges ask for it", "err", err)
+		in.log.Debug("head not announced; edges ask for it", slog.Any("err", err))
 	}
 }
 
@@ -339,7 +340,7 @@ func (in *install) hearEdges(ctx context.Context, g *errgroup.Group) error {
 	status, err := in.hub.conn.Subscribe(statusSubject+"*.*", func(m *nats.Msg) {
 		var s federation.EdgeStatus
 		if err := json.Unmarshal(m.Data, &s); err != nil {
-			in.log.Warn("an edge's status cannot be read", "subject", m.Subject, "err", err)
+			in.log.WarnContext(ctx, "an edge's status cannot be read", slog.String("subject", m.Subject), slog.Any("err", err))
 			return
 		}
 		in.hub.Status(s)
@@ -350,7 +351,7 @@ func (in *install) hearEdges(ctx context.Context, g *errgroup.Group) error {
 	ask, err := in.hub.conn.Subscribe(askHeadSubject+"*", func(m *nats.Msg) {
 		head, err := in.recordedHead(ctx)
 		if err != nil {
-			in.log.Warn("an edge asked for the head", "err", err)
+			in.log.WarnContext(ctx, "an edge asked for the head", slog.Any("err", err))
 			return
 		}
 		if b, err := json.Marshal(head); err == nil {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"path/filepath"
 	"slices"
 	"time"
@@ -93,7 +94,7 @@ func (in *install) startSite(ctx context.Context, g *errgroup.Group, s site, met
 			Cluster: s.Cluster, Key: key, Instance: in.instance,
 			Site:   dir.NewSite(s.Path, collector.Normaliser{Cluster: s.Cluster, DigestKey: digestKey}, dir.Timing{}),
 			Outbox: box, Stream: stream.New(conn, natsstream.NewPublisher(conn, 0)), Control: control,
-			Logger: in.log.With("cluster", s.Cluster), Metrics: metrics,
+			Logger: in.log.With(slog.String("cluster", string(s.Cluster))), Metrics: metrics,
 		})
 		if stopErr := stop(); err == nil && ctx.Err() == nil {
 			err = stopErr
