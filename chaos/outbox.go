@@ -42,24 +42,10 @@ func (o *outbox) apply(b collector.Batch) error {
 	}
 	if b.Reset {
 		o.items = nil
-		o.state = collector.State{Epoch: o.state.Epoch, Inventory: map[ledger.ObjectKey]collector.Told{}, Partial: true}
-	}
-	if b.Epoch != 0 {
-		o.state.Epoch = b.Epoch
 	}
 	o.items = append(o.items, b.Append...)
-	for _, k := range b.Untell {
-		delete(o.state.Inventory, k)
-	}
-	maps.Copy(o.state.Inventory, b.Tell)
-	if b.Whole {
-		o.state.Partial = false
-	}
-	if b.Findings != nil {
-		o.state.Findings = *b.Findings
-	}
+	o.state.Apply(b)
 	if b.Trim != nil {
-		o.state.Trimmed = *b.Trim
 		o.trim(*b.Trim)
 	}
 	if fault {

@@ -94,6 +94,29 @@ type State struct {
 	Partial bool
 }
 
+// Apply changes the state as a batch says. Oldest stays: items are kept elsewhere.
+func (s *State) Apply(b Batch) {
+	if b.Reset {
+		*s = State{Epoch: s.Epoch, Inventory: map[ledger.ObjectKey]Told{}, Partial: true}
+	}
+	if b.Epoch != 0 {
+		s.Epoch = b.Epoch
+	}
+	for _, k := range b.Untell {
+		delete(s.Inventory, k)
+	}
+	maps.Copy(s.Inventory, b.Tell)
+	if b.Whole {
+		s.Partial = false
+	}
+	if b.Findings != nil {
+		s.Findings = *b.Findings
+	}
+	if b.Trim != nil {
+		s.Trimmed = *b.Trim
+	}
+}
+
 // Unknown names something of a site that cannot be read now. What was there stays as it was last told.
 type Unknown struct {
 	// Where is a file or directory; what is below it is meant too. "" means the whole site.
