@@ -158,7 +158,7 @@ func (p *publisher) askWhose(ctx context.Context, epoch uint64, pause *backoff.E
 		pause.Reset()
 		return p.answer(ctx, Input{Claimed: claim})
 	}
-	p.Logger.Warn("claim is not on the stream; publishing it again", slog.String("cluster", string(p.Cluster)), slog.Uint64("epoch", epoch))
+	p.Logger.WarnContext(ctx, "claim is not on the stream; publishing it again", slog.String("cluster", string(p.Cluster)), slog.Uint64("epoch", epoch))
 	select {
 	case <-ctx.Done():
 		return false
@@ -191,7 +191,7 @@ func retry[T any](ctx context.Context, p *publisher, what string, try func() (T,
 		v, err := try()
 		if err == nil {
 			if failed {
-				p.Logger.Info("stream works again", slog.String("cluster", string(p.Cluster)), slog.String("what", what))
+				p.Logger.InfoContext(ctx, "stream works again", slog.String("cluster", string(p.Cluster)), slog.String("what", what))
 			}
 			return v, true
 		}
@@ -205,7 +205,7 @@ func retry[T any](ctx context.Context, p *publisher, what string, try func() (T,
 		p.Metrics.failures.WithLabelValues(string(p.Cluster), what).Inc()
 		if !failed {
 			failed = true
-			p.Logger.Error("stream does not answer; events wait in the outbox",
+			p.Logger.ErrorContext(ctx, "stream does not answer; events wait in the outbox",
 				slog.String("cluster", string(p.Cluster)), slog.String("what", what), slog.Any("error", err))
 		}
 		select {

@@ -158,10 +158,10 @@ func (r *runner) loop() error {
 		case <-r.ctx.Done():
 			return nil
 		case err := <-r.siteEnd:
-			if r.ctx.Err() != nil || err == nil {
-				return nil
+			if err != nil && r.ctx.Err() == nil {
+				return fmt.Errorf("site of %s: %w", r.Cluster, err)
 			}
-			return fmt.Errorf("site of %s: %w", r.Cluster, err)
+			return nil
 		case u := <-r.updates:
 			r.step(Input{Update: &u})
 		case in := <-r.inputs:

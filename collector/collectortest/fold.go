@@ -73,6 +73,8 @@ func (f *Fold) Apply(e ledger.Event) {
 		var d ledger.FindingsData
 		mustDecode(e, &d)
 		f.Findings = d.Findings
+	case ledger.StreamBegun, ledger.TermBegun, ledger.SiteAdded:
+		// Decisions, which are no cluster's.
 	}
 }
 

@@ -159,12 +159,12 @@ type view struct {
 	full    int
 }
 
-func watch(t *testing.T, root string, timing dir.Timing) *view {
+func watch(t *testing.T, root string) *view {
 	t.Helper()
 	v := &view{t: t, changes: make(chan dir.Change, 1000), objects: map[string]string{}}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- dir.Watch(ctx, root, timing, func(c dir.Change) { v.changes <- c }) }()
+	go func() { ended <- dir.Watch(ctx, root, dir.Timing{}, func(c dir.Change) { v.changes <- c }) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-ended; err != nil {
@@ -219,7 +219,7 @@ func TestWatch(t *testing.T) {
 	root := t.TempDir()
 	file := func(name string) string { return filepath.Join(root, name) }
 	put(t, file("a.yaml"), mapping("a", "/1")+"---\n"+mapping("b", "/1"))
-	v := watch(t, root, dir.Timing{})
+	v := watch(t, root)
 	v.until(map[string]string{"a": "/1", "b": "/1"})
 
 	// Written in place, in a directory that is new, and moved from one file to another.
@@ -273,7 +273,7 @@ func TestWatch(t *testing.T) {
 // TestWatchLate: a directory that is not there yet is a finding, and is read when it comes.
 func TestWatchLate(t *testing.T) {
 	root := filepath.Join(t.TempDir(), "site")
-	v := watch(t, root, dir.Timing{})
+	v := watch(t, root)
 	v.until(map[string]string{}, ".: cannot be read")
 	put(t, filepath.Join(root, "a.yaml"), mapping("a", "/1"))
 	v.until(map[string]string{"a": "/1"})
@@ -303,7 +303,7 @@ func TestWatchLinks(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	v := watch(t, root, dir.Timing{})
+	v := watch(t, root)
 	v.until(map[string]string{"a": "/1", "b": "/1"})
 	version(2, map[string]string{"a.yaml": mapping("a", "/2"), "b.yaml": mapping("b", "/1")})
 	v.until(map[string]string{"a": "/2", "b": "/1"})
@@ -322,7 +322,7 @@ func TestWatchLinks(t *testing.T) {
 	if err := os.Symlink("checkout0", current); err != nil {
 		t.Fatal(err)
 	}
-	v = watch(t, current, dir.Timing{})
+	v = watch(t, current)
 	v.until(map[string]string{"a": "/0"})
 	if err := os.Symlink("checkout1", current+".tmp"); err != nil {
 		t.Fatal(err)
@@ -340,7 +340,7 @@ func TestWatchLinks(t *testing.T) {
 func TestFilesThatVanish(t *testing.T) {
 	root := t.TempDir()
 	put(t, filepath.Join(root, "stays.yaml"), mapping("stays", "/"))
-	v := watch(t, root, dir.Timing{})
+	v := watch(t, root)
 	v.until(map[string]string{"stays": "/"})
 	for n := range 300 {
 		path := filepath.Join(root, fmt.Sprintf("f%d.yaml", n%7))

@@ -125,7 +125,7 @@ func extend(d *deadline, now time.Time, by, ceiling time.Duration) *deadline {
 }
 
 func (w *watcher) run(ctx context.Context) error {
-	rescan := time.NewTicker(w.Timing.Rescan)
+	rescan := time.NewTicker(w.Rescan)
 	defer rescan.Stop()
 	wake := time.NewTimer(time.Hour)
 	defer wake.Stop()
