@@ -40,7 +40,7 @@ func ReadAuth(w World, units []Unit) Auth {
 		ok = false
 		a.Findings.add(other.Key, projector.Error, projector.CodeFailClosed, "", fmt.Sprintf("%s is an AuthService as well; this version serves one: every request is answered 500 until one is removed", u.Key), &u.Key)
 	}
-	filter, needed, good := readAuthService(w, f, u.Key, u.Resource.(*getambassador.AuthService))
+	filter, needed, good := readAuthService(w, f, u.Resource.(*getambassador.AuthService))
 	a.Findings[u.Key] = append(a.Findings[u.Key], f.list...)
 	if !ok || !good {
 		a.Findings.add(u.Key, projector.Error, projector.CodeFailClosed, "", "the AuthService cannot be used: every request is answered 500 until it is corrected or removed", nil)
@@ -51,7 +51,7 @@ func ReadAuth(w World, units []Unit) Auth {
 	return a
 }
 
-func readAuthService(w World, f *findings, key UnitKey, o *getambassador.AuthService) (*ir.ExtAuthz, *Needed, bool) {
+func readAuthService(w World, f *findings, o *getambassador.AuthService) (*ir.ExtAuthz, *Needed, bool) {
 	s := &o.Spec
 	x := &ir.ExtAuthz{
 		GRPC: s.Proto == "grpc", PathPrefix: s.PathPrefix, Timeout: 5 * time.Second, ClearRouteCache: true,

@@ -80,11 +80,11 @@ func ReadHost(w World, u Unit) (*Host, []projector.Finding, bool) {
 	if s.RequestPolicy != nil && s.RequestPolicy.Insecure != nil {
 		h.Action = cmp.Or(s.RequestPolicy.Insecure.Action, ActionRedirect)
 		if s.RequestPolicy.Insecure.AdditionalPort != nil {
-			f.infof(projector.CodeNoEffect, "spec.requestPolicy.insecure.additionalPort", "has no effect in Emissary and is ignored; use a Listener")
+			f.noEffect("spec.requestPolicy.insecure.additionalPort", "has no effect in Emissary and is ignored; use a Listener")
 		}
 	}
 	if s.PreviewURL != nil {
-		f.infof(projector.CodeNoEffect, "spec.previewUrl", "has no effect in Emissary and is ignored")
+		f.noEffect("spec.previewUrl", "has no effect in Emissary and is ignored")
 	}
 	if inner := strings.Trim(h.Hostname, "*"); h.Hostname != "*" && (strings.Contains(inner, "*") || inner == "" || strings.HasPrefix(h.Hostname, "*") && strings.HasSuffix(h.Hostname, "*")) {
 		f.errorf(projector.CodeHostname, "spec.hostname", fmt.Sprintf("%q cannot be served: one * may stand at the start or at the end", h.Hostname))

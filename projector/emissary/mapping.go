@@ -134,7 +134,7 @@ func ReadMapping(w World, u Unit) (*Mapping, []projector.Finding, bool) {
 func ignored(f *findings, s *getambassador.MappingSpec) {
 	dead := func(path string, set bool) {
 		if set {
-			f.infof(projector.CodeNoEffect, path, "has no effect in Emissary and is ignored")
+			f.noEffect(path, "has no effect in Emissary and is ignored")
 		}
 	}
 	dead("spec.envoy_override", s.EnvoyOverride != nil)
@@ -596,7 +596,7 @@ func readPolicies(w World, f *findings, s *getambassador.MappingSpec, out *Mappi
 		if validRegex(f, "spec.regex_rewrite.pattern", s.RegexRewrite.Pattern) {
 			fl.regexRewrite = &ir.RegexRewrite{Pattern: s.RegexRewrite.Pattern, Substitution: s.RegexRewrite.Substitution}
 			if s.Rewrite != nil && *s.Rewrite != "" {
-				f.infof(projector.CodeNoEffect, "spec.rewrite", "regex_rewrite counts before rewrite")
+				f.noEffect("spec.rewrite", "regex_rewrite counts before rewrite")
 			}
 		}
 	}

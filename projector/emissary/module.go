@@ -101,19 +101,23 @@ func (c *config) wrong(key, want string, v any) {
 	c.errorf(projector.CodeInvalid, "spec.config."+key, fmt.Sprintf("wants %s, has %v; the default holds", want, v))
 }
 
+// as reads a value of the config. It is not ok if there is none, or one of another type, which is said.
+func as[T any](c *config, key, want string) (T, bool) {
+	v, ok := c.m[key].(T)
+	if !ok && c.m[key] != nil {
+		c.wrong(key, want, c.m[key])
+	}
+	return v, ok
+}
+
 func (c *config) boolean(key string, dst *bool) {
-	if v, ok := c.m[key]; ok && v != nil {
-		b, ok := v.(bool)
-		if !ok {
-			c.wrong(key, "a boolean", v)
-			return
-		}
+	if b, ok := as[bool](c, key, "a boolean"); ok {
 		*dst = b
 	}
 }
 
 func (c *config) optionalBool(key string) *bool {
-	if _, ok := c.m[key].(bool); !ok && c.m[key] == nil {
+	if c.m[key] == nil {
 		return nil
 	}
 	var b bool
@@ -147,27 +151,16 @@ func (c *config) number(key string) *int {
 }
 
 func (c *config) text(key string, dst *string) {
-	if v, ok := c.m[key]; ok && v != nil {
-		s, ok := v.(string)
-		if !ok {
-			c.wrong(key, "text", v)
-			return
-		}
+	if s, ok := as[string](c, key, "text"); ok {
 		*dst = s
 	}
 }
 
 func (c *config) object(key string) *config {
-	v, ok := c.m[key]
-	if !ok || v == nil {
-		return nil
+	if m, ok := as[map[string]any](c, key, "an object"); ok {
+		return &config{m: m}
 	}
-	m, ok := v.(map[string]any)
-	if !ok {
-		c.wrong(key, "an object", v)
-		return nil
-	}
-	return &config{m: m}
+	return nil
 }
 
 func (c *config) strings(key string) []string {
@@ -202,7 +195,7 @@ func ReadModule(o *getambassador.Module, settings projector.Settings) (*Module, 
 	for _, key := range slices.Sorted(maps.Keys(c.m)) {
 		switch {
 		case slices.Contains(deadModule, key):
-			c.infof(projector.CodeNoEffect, "spec.config."+key, "has no effect in Emissary and is ignored")
+			c.noEffect("spec.config."+key, "has no effect in Emissary and is ignored")
 		case slices.Contains(laterModule, key):
 			c.warnf(projector.CodeNotServed, "spec.config."+key, "is not served by this version")
 		case !slices.Contains(knownModule, key):

@@ -77,7 +77,7 @@ func rateLimits(w World, f *findings, labels getambassador.MappingLabels) []ir.R
 	}
 	for _, d := range slices.Sorted(maps.Keys(labels)) {
 		if d != domain {
-			f.infof(projector.CodeNoEffect, "spec.labels["+d+"]", fmt.Sprintf("the RateLimitService is asked in domain %q only", domain))
+			f.noEffect("spec.labels["+d+"]", fmt.Sprintf("the RateLimitService is asked in domain %q only", domain))
 		}
 	}
 	first := actions(w.MappingDefaults().DefaultLabels[domain])

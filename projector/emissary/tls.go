@@ -55,7 +55,7 @@ func ReadContext(w World, key UnitKey, o *getambassador.TLSContext) (*Context, [
 		return nil, f.list, false
 	}
 	if s.RedirectCleartextFrom != nil {
-		f.infof(projector.CodeNoEffect, "spec.redirect_cleartext_from", "has no effect in Emissary and is ignored; use a Host's requestPolicy")
+		f.noEffect("spec.redirect_cleartext_from", "has no effect in Emissary and is ignored; use a Host's requestPolicy")
 	}
 	if s.Secret != "" {
 		c.SecretNamespace, c.Secret = naming.Split(s.Secret, o.Namespace)

@@ -42,6 +42,7 @@ func (f *findings) warnf(code projector.Code, path, message string) {
 	f.add(projector.Warning, code, path, message)
 }
 
-func (f *findings) infof(code projector.Code, path, message string) {
-	f.add(projector.Info, code, path, message)
+// noEffect says that a field is read and changes nothing.
+func (f *findings) noEffect(path, message string) {
+	f.add(projector.Info, projector.CodeNoEffect, path, message)
 }
