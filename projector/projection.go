@@ -177,6 +177,8 @@ func (p *Projection) Apply(seq ledger.Seq, e ledger.Event) ([]Change, error) {
 			return nil, fmt.Errorf("event %d: %w", seq, err)
 		}
 		s.Findings = d.Findings
+	case ledger.StreamBegun, ledger.TermBegun, ledger.SiteAdded:
+		// Decisions, which came to their end above.
 	}
 	return nil, nil
 }

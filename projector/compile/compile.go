@@ -207,6 +207,7 @@ func (c *Compiler) Report(k ledger.ObjectKey) (projector.ObjectReport, bool) {
 			r.Serving = st.Serving
 		case projector.Ignored:
 			ignored = true
+		case projector.Accepted: // as the report begins
 		}
 	}
 	if ignored && r.State == projector.Accepted {

@@ -1,7 +1,6 @@
 package compile
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"sort"
@@ -186,17 +185,6 @@ type row[K comparable, V any] struct {
 
 func newTable[K comparable, V any](g *graph, name string, equal func(a, b V) bool) *table[K, V] {
 	return &table[K, V]{g: g, name: name, equal: equal, rows: map[K]*row[K, V]{}}
-}
-
-// len returns the number of rows.
-func (t *table[K, V]) len() int {
-	n := 0
-	for _, r := range t.rows {
-		if r.has {
-			n++
-		}
-	}
-	return n
 }
 
 // get reads a row; that it is missing is recorded as well.
@@ -504,6 +492,3 @@ func eachBucket[B, K comparable, V any](ix *index[B, K, V], name string, f func(
 	})
 	return r
 }
-
-// byKey is the order of an index whose keys are ordered.
-func byKey[K cmp.Ordered, V any](a, b entry[K, V]) int { return cmp.Compare(a.key, b.key) }

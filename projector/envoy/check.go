@@ -185,6 +185,7 @@ func read(r projector.Resource, t projector.ResourceType, before *facts) (*facts
 			return nil, wrap(r, t, err)
 		}
 		return f, nil
+	case projector.Upstreams, projector.Listeners:
 	}
 	m, err := Message(r, t)
 	if err != nil {

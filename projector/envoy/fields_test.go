@@ -48,6 +48,7 @@ func leaves(v reflect.Value, path string, f func(leaf, reflect.Value)) {
 			f(l, v.Field(i))
 			leaves(v.Field(i), l.path, f)
 		}
+	default: // a leaf
 	}
 }
 

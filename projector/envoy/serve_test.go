@@ -40,11 +40,11 @@ func run(t *testing.T, c config) *proxy {
 // start starts an Envoy and waits until it is live with so many listeners.
 func start(t *testing.T, listeners int, bootstrap func(envoy.Admin) []byte) *proxy {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "envoy") // short: a socket's path has little room
+	dir, err := os.MkdirTemp("", "envoy") //nolint:usetesting // t.TempDir is too long for the path of a socket
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	socket, path := filepath.Join(dir, "admin"), filepath.Join(dir, "bootstrap.json")
 	if err := os.WriteFile(path, bootstrap(envoy.Admin{Socket: socket}), 0o600); err != nil {
 		t.Fatal(err)
