@@ -67,6 +67,7 @@ func Tally(h projector.Head, edges map[string]SeenEdge, now time.Time) Answers {
 						Fingerprint: h.Fingerprint, Type: n.Type, Resources: n.Resources, Message: n.Message,
 					}
 				}
+			case projector.Acked: // taken and not proved yet: no answer
 			}
 		}
 	}

@@ -2,6 +2,7 @@ package hub
 
 import (
 	"context"
+	"log/slog"
 	"maps"
 	"slices"
 
@@ -98,7 +99,7 @@ func (h *Hub) search(ctx context.Context, t tasteDone, suspects []ledger.ObjectK
 		return s.without(suspects, back), nil
 	})
 	if err != nil {
-		h.log.Warn("what an Envoy refuses could not be traced to single objects", "fingerprint", t.fingerprint.Short(), "found", len(found), "err", err)
+		h.log.WarnContext(ctx, "what an Envoy refuses could not be traced to single objects", slog.String("fingerprint", t.fingerprint.Short()), slog.Int("found", len(found)), slog.Any("err", err))
 	}
 	t.taste.Refused = map[ledger.ObjectKey]projector.Refusal{}
 	for _, i := range found {
@@ -121,7 +122,7 @@ func (h *Hub) blame(f *federation.FleetState) {
 	}
 	keys, narrowed := h.suspects(Refusal{Type: n.Nacked.Type, Resources: n.Nacked.Resources})
 	if !narrowed && len(keys) != 1 {
-		h.log.Warn("an Envoy refused the head, and no single object explains it", "revision", n.Candidate.Revision, "message", n.Nacked.Message)
+		h.log.Warn("an Envoy refused the head, and no single object explains it", slog.Uint64("revision", n.Candidate.Revision), slog.String("message", n.Nacked.Message))
 		return
 	}
 	refused := map[ledger.ObjectKey]projector.Refusal{}

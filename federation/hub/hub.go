@@ -214,7 +214,7 @@ func (h *Hub) Run(ctx context.Context) error {
 // drain waits for what Run started.
 func (h *Hub) drain() {
 	if h.publishing {
-		<-h.sent
+		_ = <-h.sent // what it did not record is said to be unknown below
 	}
 	h.background.Wait()
 	for _, w := range h.waiters {
@@ -262,7 +262,7 @@ func (h *Hub) open() error {
 		h.compiler, h.projection = c.compiler, p
 		h.good.restore(c.compiler, p, c.kept)
 		if c.fingerprint != r.Fingerprint {
-			h.log.Info("this build compiles the last good revision to other bytes", "revision", r.Candidate.Revision, "recorded", r.Fingerprint.Short(), "now", c.fingerprint.Short())
+			h.log.Info("this build compiles the last good revision to other bytes", slog.Uint64("revision", r.Candidate.Revision), slog.String("recorded", r.Fingerprint.Short()), slog.String("now", c.fingerprint.Short()))
 		}
 	} else {
 		h.compiler, h.projection = compile.New(settings.Compile), projector.NewProjection()
@@ -354,14 +354,14 @@ func (h *Hub) observe(seq ledger.Seq, e ledger.Event, r ledger.Record) {
 		}
 	case "term":
 		if h.author != nil && (e.ID.Instance != h.cfg.Instance || e.ID.Epoch != h.author.Term) {
-			h.log.Warn("another hub has begun a newer term; this one follows now", "term", e.ID.Epoch, "instance", e.ID.Instance)
+			h.log.Warn("another hub has begun a newer term; this one follows now", slog.Uint64("term", e.ID.Epoch), slog.String("instance", e.ID.Instance))
 			h.fenced, h.author, h.awaiting, h.unsent = true, nil, 0, nil
 			h.failWaiters(errors.New("another hub decides now; send the command there"))
 		}
 	case projector.HeadDecision:
 		head, err := projector.OpenHead(r, seq, h.cfg.Key.Public().(ed25519.PublicKey))
 		if err != nil {
-			h.log.Error("recorded head cannot be opened", "seq", seq, "err", err)
+			h.log.Error("recorded head cannot be opened", slog.Uint64("seq", uint64(seq)), slog.Any("err", err))
 			return
 		}
 		if head.Head.Generation == f.Head.Generation && f.HeadSeq == seq {
@@ -406,7 +406,7 @@ func (h *Hub) announce(head projector.SignedHead) {
 	}
 	h.announced = head.Head.Generation
 	h.cfg.Announce(head)
-	h.log.Info("head", "fleet", head.Head.Fleet, "revision", head.Head.Revision, "generation", head.Head.Generation, "why", head.Head.Why, "fingerprint", head.Head.Fingerprint.Short())
+	h.log.Info("head", slog.String("fleet", string(head.Head.Fleet)), slog.Uint64("revision", head.Head.Revision), slog.Uint64("generation", head.Head.Generation), slog.String("why", head.Head.Why), slog.String("fingerprint", head.Head.Fingerprint.Short()))
 }
 
 // firstSyncLimit bounds how long the first compile waits for a site's first
@@ -537,7 +537,7 @@ func (h *Hub) taste(ctx context.Context, s *projector.Snapshot, keep map[project
 		switch {
 		case err != nil:
 			// Unknown is not a refusal: the first ring tastes, and the record says so.
-			h.log.Warn("taster cannot be asked; the first ring is the first taste", "err", err)
+			h.log.WarnContext(ctx, "taster cannot be asked; the first ring is the first taste", slog.Any("err", err))
 			out.taste.Taster = ""
 			out.taste.Message = "the taster could not be asked: " + err.Error()
 		case refusal != nil:
@@ -546,14 +546,14 @@ func (h *Hub) taste(ctx context.Context, s *projector.Snapshot, keep map[project
 	}
 	tasted := time.Now()
 	out.err = <-stored
-	h.log.Debug("taste", "fingerprint", out.fingerprint.Short(), "tasted_after", tasted.Sub(begin), "stored_after", time.Since(begin))
+	h.log.DebugContext(ctx, "taste", slog.String("fingerprint", out.fingerprint.Short()), slog.Duration("tasted_after", tasted.Sub(begin)), slog.Duration("stored_after", time.Since(begin)))
 	h.tasted <- out
 	if keep != nil {
 		keep[s.Fingerprint()] = true
 		if n, err := h.cfg.Shelf.Prune(func(f projector.Fingerprint) bool { return keep[f] }); err != nil {
-			h.log.WarnContext(ctx, "old snapshots stay on the shelf", "err", err)
+			h.log.WarnContext(ctx, "old snapshots stay on the shelf", slog.Any("err", err))
 		} else {
-			h.log.DebugContext(ctx, "shelf pruned", "dropped", n)
+			h.log.DebugContext(ctx, "shelf pruned", slog.Int("dropped", n))
 		}
 	}
 }
@@ -562,11 +562,11 @@ func (h *Hub) takeTaste(ctx context.Context, t tasteDone) {
 	h.tasting = projector.Fingerprint{}
 	if t.err != nil {
 		h.tasteAfter = time.Now().Add(publishRetry)
-		h.log.Error("snapshot cannot be stored; it is tried again", "fingerprint", t.fingerprint.Short(), "err", t.err)
+		h.log.ErrorContext(ctx, "snapshot cannot be stored; it is tried again", slog.String("fingerprint", t.fingerprint.Short()), slog.Any("err", t.err))
 		return
 	}
 	if !t.taste.OK && !t.searched {
-		h.log.Warn("an Envoy refused a candidate", "fingerprint", t.fingerprint.Short(), "message", t.taste.Message)
+		h.log.WarnContext(ctx, "an Envoy refused a candidate", slog.String("fingerprint", t.fingerprint.Short()), slog.String("message", t.taste.Message))
 		if h.compiled != nil && h.compiled.Fingerprint == t.fingerprint {
 			h.tasting = t.fingerprint
 			keys, _ := h.suspects(*t.refusal)
@@ -731,7 +731,7 @@ func (h *Hub) takeSent(err error) {
 		h.unsent = nil
 		return
 	}
-	h.log.Warn("decisions are not acknowledged; they are published again", "count", len(h.unsent), "err", err)
+	h.log.Warn("decisions are not acknowledged; they are published again", slog.Int("count", len(h.unsent)), slog.Any("err", err))
 	h.retryAt = time.Now().Add(publishRetry)
 }
 
