@@ -24,7 +24,7 @@ func BenchmarkFanOut(b *testing.B) {
 			}()
 			b.Cleanup(func() { f.stop(); close(f.verdicts) })
 			upstream := func(i, change int) projector.Update {
-				return put(b, upstreams, fmt.Sprintf("east/default/service-%05d/80", i), &clusterv3.Cluster{
+				return put(b, fmt.Sprintf("east/default/service-%05d/80", i), &clusterv3.Cluster{
 					Name:                 fmt.Sprintf("east/default/service-%05d/80", i),
 					AltStatName:          fmt.Sprintf("some_longer_name_for_statistics_%05d_%d", i, change),
 					ConnectTimeout:       durationpb.New(3_000_000_000),

@@ -162,7 +162,7 @@ func (e *Edge) begin() error {
 		return err
 	}
 	for _, name := range e.opts.Store.SetAside() {
-		e.opts.Log.Error("a damaged file was set aside; its content is fetched anew", "file", name)
+		e.opts.Log.Error("a damaged file was set aside; its content is fetched anew", slog.String("file", name))
 	}
 	for _, u := range answers {
 		e.answers[need{u.Type, u.Name}] = u
@@ -180,7 +180,7 @@ func (e *Edge) begin() error {
 	}
 	e.cache.Offer(h, snapshot)
 	e.generation.Set(float64(h.Head.Generation))
-	e.opts.Log.Info("serving from disk", "fleet", h.Head.Fleet, "generation", h.Head.Generation, "fingerprint", snapshot.Fingerprint().Short())
+	e.opts.Log.Info("serving from disk", slog.String("fleet", string(h.Head.Fleet)), slog.Uint64("generation", h.Head.Generation), slog.String("fingerprint", snapshot.Fingerprint().Short()))
 	return nil
 }
 
@@ -263,7 +263,7 @@ func (e *Edge) take(v projector.Verdict) {
 	select {
 	case e.verdicts <- v:
 	default:
-		e.opts.Log.Error("too many verdicts wait, one is dropped", "node", v.Node, "kind", v.Kind, "generation", v.Generation)
+		e.opts.Log.Error("too many verdicts wait, one is dropped", slog.String("node", v.Node), slog.String("kind", string(v.Kind)), slog.Uint64("generation", v.Generation))
 	}
 }
 
@@ -347,8 +347,8 @@ func (e *Edge) one(ctx context.Context, h projector.SignedHead) error {
 	}
 	if r.err != nil {
 		if ctx.Err() == nil && fctx.Err() == nil {
-			e.opts.Log.Error("cannot fetch a snapshot, still serving the one before", "generation", h.Head.Generation,
-				"fingerprint", h.Head.Fingerprint.Short(), "error", r.err)
+			e.opts.Log.ErrorContext(ctx, "cannot fetch a snapshot, still serving the one before", slog.Uint64("generation", h.Head.Generation),
+				slog.String("fingerprint", h.Head.Fingerprint.Short()), slog.Any("error", r.err))
 		}
 		return nil // it is offered again, or a newer one is
 	}
@@ -364,10 +364,10 @@ func (e *Edge) one(ctx context.Context, h projector.SignedHead) error {
 	}
 	stored := time.Now()
 	e.cache.Offer(h, r.snapshot)
-	e.opts.Log.Debug("head applied", "generation", h.Head.Generation, "fetch", fetched.Sub(begin), "store", stored.Sub(fetched), "offer", time.Since(stored))
+	e.opts.Log.DebugContext(ctx, "head applied", slog.Uint64("generation", h.Head.Generation), slog.Duration("fetch", fetched.Sub(begin)), slog.Duration("store", stored.Sub(fetched)), slog.Duration("offer", time.Since(stored)))
 	e.generation.Set(float64(h.Head.Generation))
-	e.opts.Log.Info("serving a new head", "fleet", h.Head.Fleet, "generation", h.Head.Generation,
-		"fingerprint", h.Head.Fingerprint.Short(), "why", h.Head.Why)
+	e.opts.Log.InfoContext(ctx, "serving a new head", slog.String("fleet", string(h.Head.Fleet)), slog.Uint64("generation", h.Head.Generation),
+		slog.String("fingerprint", h.Head.Fingerprint.Short()), slog.String("why", h.Head.Why))
 	return nil
 }
 
@@ -572,8 +572,8 @@ func (e *Edge) judge(ctx context.Context) error {
 			if err := e.opts.Store.Promote(soaking); err != nil {
 				return err
 			}
-			e.opts.Log.Info("a snapshot is a last known good one", "generation", soaking.Head.Generation,
-				"fingerprint", soaking.Head.Fingerprint.Short())
+			e.opts.Log.InfoContext(ctx, "a snapshot is a last known good one", slog.Uint64("generation", soaking.Head.Generation),
+				slog.String("fingerprint", soaking.Head.Fingerprint.Short()))
 		}
 	}
 }
@@ -583,8 +583,8 @@ func (e *Edge) prove(ctx context.Context, acked projector.Verdict, g *cache.Gene
 	unasked, err := e.opts.Prober.Prove(ctx, acked.Node, g)
 	if err != nil {
 		if ctx.Err() == nil {
-			e.opts.Log.Warn("an envoy acknowledged what it is not proven to serve", "node", acked.Node,
-				"generation", acked.Generation, "error", err)
+			e.opts.Log.WarnContext(ctx, "an envoy acknowledged what it is not proven to serve", slog.String("node", acked.Node),
+				slog.Uint64("generation", acked.Generation), slog.Any("error", err))
 		}
 		return
 	}

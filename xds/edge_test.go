@@ -465,7 +465,7 @@ func (a *authority) client(p *proxy, host string, serial func(int64)) (*http.Cli
 // serveEdge puts the edge's cache behind a socket.
 func serveEdge(tb testing.TB, r *running) *fixture {
 	tb.Helper()
-	dir, err := os.MkdirTemp("", "xds")
+	dir, err := os.MkdirTemp("", "xds") //nolint:usetesting // t.TempDir is too long for the path of a socket
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -190,16 +190,16 @@ func get(c *http.Client, url string) (string, error) {
 }
 
 // until asks until the answer is as wanted, and returns how long that took.
-func (p *proxy) until(path, want string) time.Duration {
+func (p *proxy) until(want string) time.Duration {
 	p.tb.Helper()
 	begin := time.Now()
 	for {
-		got, err := p.get(path)
+		got, err := p.get("/")
 		if got == want {
 			return time.Since(begin)
 		}
 		if time.Since(begin) > patience {
-			p.tb.Fatalf("%s answers %q, %v, want %q", path, got, err, want)
+			p.tb.Fatalf("the proxy answers %q, %v, want %q", got, err, want)
 		}
 		time.Sleep(2 * time.Millisecond)
 	}
@@ -279,14 +279,14 @@ func TestEnvoyServes(t *testing.T) {
 	s := w.snapshot()
 	f.Offer(head(1, s), s, answer(t, "one", one), answer(t, "two", two))
 	f.acked(t, 1)
-	p.until("/", "one")
+	p.until("one")
 
 	// A route moves.
 	w.routes["/"] = "two"
 	s = w.snapshot()
 	f.Offer(head(2, s), s)
 	f.acked(t, 2)
-	t.Logf("route seen after %s", p.until("/", "two"))
+	t.Logf("route seen after %s", p.until("two"))
 
 	// An upstream changes: it must not wait for endpoints that Envoy does not
 	// ask for again, which would take the initial fetch timeout of 15 s.
@@ -302,14 +302,14 @@ func TestEnvoyServes(t *testing.T) {
 	} else {
 		t.Logf("changed upstream warm after %s", took)
 	}
-	p.until("/", "two")
+	p.until("two")
 	if n, err := p.admin.Warming(t.Context()); n != 0 || err != nil {
 		t.Errorf("%d are warming, %v", n, err)
 	}
 
 	// The live plane moves the endpoints, without a head.
 	f.Answer(answer(t, "two", one))
-	p.until("/", "one")
+	p.until("one")
 
 	// A restarted server sends nothing.
 	f.stop()
@@ -326,7 +326,7 @@ func TestEnvoyServes(t *testing.T) {
 	if now := counted(t, f); now != was {
 		t.Errorf("%v responses were sent after a restart", now-was)
 	}
-	p.until("/", "one")
+	p.until("one")
 }
 
 func waitFor(tb testing.TB, what string, ok func() bool) {
@@ -348,13 +348,13 @@ func TestEnvoyRefuses(t *testing.T) {
 	s := w.snapshot()
 	f.Offer(head(1, s), s, answer(t, "one", one), answer(t, "two", two))
 	f.acked(t, 1)
-	p.until("/", "one")
+	p.until("one")
 	l := startLoad(http.DefaultClient, fmt.Sprintf("http://127.0.0.1:%d/", p.port), 1)
 	// Two upstreams change, one of them to what no Envoy takes; the route moves.
 	w.upstream("two")
 	w.routes["/"] = "two"
 	good := w.snapshot()
-	bad := good.With([]projector.Update{put(t, upstreams, "worse", &clusterv3.Cluster{
+	bad := good.With([]projector.Update{put(t, "worse", &clusterv3.Cluster{
 		Name: "worse", LbPolicy: clusterv3.Cluster_CLUSTER_PROVIDED, // which a static one does not provide
 	})})
 	f.Offer(head(2, bad), bad)
@@ -367,10 +367,10 @@ func TestEnvoyRefuses(t *testing.T) {
 		b, err := p.admin.Get(t.Context(), "/clusters?format=json")
 		return err == nil && !strings.Contains(string(b), `"two"`)
 	})
-	p.until("/", "one")
+	p.until("one")
 	f.Offer(head(3, good), good)
 	f.acked(t, 3)
-	p.until("/", "two")
+	p.until("two")
 	l.more(t, 50)
 	l.none(t)
 }
@@ -387,7 +387,7 @@ func TestEnvoyMoves(t *testing.T) {
 	s := w.snapshot()
 	f.Offer(head(1, s), s, answer(t, "u0", b))
 	f.acked(t, 1)
-	p.until("/", "b")
+	p.until("b")
 	l := startLoad(http.DefaultClient, fmt.Sprintf("http://127.0.0.1:%d/", p.port), 2)
 	const moves = 40
 	for i := 1; i <= moves; i++ {

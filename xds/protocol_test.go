@@ -70,7 +70,7 @@ func serve(tb testing.TB, opts cache.Options) *fixture {
 	opts.Metrics = m
 	opts.OnVerdict = func(v projector.Verdict) { f.verdicts <- v }
 	f.Cache = cache.New(opts)
-	dir, err := os.MkdirTemp("", "xds") // t.TempDir may be too long for a socket
+	dir, err := os.MkdirTemp("", "xds") //nolint:usetesting // t.TempDir is too long for the path of a socket
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -118,15 +118,15 @@ func head(generation uint64, s *projector.Snapshot) projector.SignedHead {
 	}}
 }
 
-// put and drop are updates of a snapshot.
-func put(tb testing.TB, t projector.ResourceType, name string, m proto.Message) projector.Update {
+// put and drop are updates of a snapshot, put of an upstream.
+func put(tb testing.TB, name string, m *clusterv3.Cluster) projector.Update {
 	tb.Helper()
 	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
 	if err != nil {
 		tb.Fatal(err)
 	}
 	r := projector.NewResource(name, b)
-	return projector.Update{Type: t, Name: name, Resource: &r}
+	return projector.Update{Type: upstreams, Name: name, Resource: &r}
 }
 
 func drop(t projector.ResourceType, name string) projector.Update {
@@ -320,7 +320,7 @@ func TestOnlyWhatChangedIsSent(t *testing.T) {
 
 func TestReconnectIsSentNothing(t *testing.T) {
 	f := serve(t, cache.Options{})
-	s := probed(t, put(t, upstreams, "a", eds("a", "set", "")), raw(upstreams, "b", "b1"), raw(listeners, "l", "l1"),
+	s := probed(t, put(t, "a", eds("a", "set", "")), raw(upstreams, "b", "b1"), raw(listeners, "l", "l1"),
 		raw(routes, "r", "r1"), raw(endpoints, "set", "{}"))
 	live := []projector.Update{raw(endpoints, "set", "e1")}
 	f.Offer(head(1, s), s, live...)
@@ -415,7 +415,7 @@ func TestAskedForBeforeItExists(t *testing.T) {
 
 func TestChangedUpstreamGetsItsEndpointsAgain(t *testing.T) {
 	f := serve(t, cache.Options{})
-	s := probed(t, put(t, upstreams, "a", eds("a", "set", "")), put(t, upstreams, "b", eds("b", "other", "")),
+	s := probed(t, put(t, "a", eds("a", "set", "")), put(t, "b", eds("b", "other", "")),
 		raw(endpoints, "set", "{}"), raw(endpoints, "other", "{}"))
 	f.Offer(head(1, s), s, raw(endpoints, "set", "e1"), raw(endpoints, "other", "e1"))
 	c := dial(t, f.socket)
@@ -426,7 +426,7 @@ func TestChangedUpstreamGetsItsEndpointsAgain(t *testing.T) {
 	c.ask(secrets, "probe")
 	c.quiet(f)
 	before := c.has[cache.TypeURL(endpoints)]["set"]
-	s2 := s.With([]projector.Update{put(t, upstreams, "a", eds("a", "set", "changed"))})
+	s2 := s.With([]projector.Update{put(t, "a", eds("a", "set", "changed"))})
 	f.Offer(head(2, s2), s2)
 	// Before the upstream is acknowledged: it waits for its endpoints.
 	r, got := c.next()

@@ -139,7 +139,7 @@ func Serve(ctx context.Context, e Endpoint) error {
 	timer := time.AfterFunc(stopLimit, g.Stop)
 	g.GracefulStop()
 	timer.Stop()
-	<-failed
+	_ = <-failed // it was asked to end
 	return nil
 }
 

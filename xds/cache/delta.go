@@ -35,7 +35,7 @@ func typeOf(url string) (projector.ResourceType, bool) {
 
 // version returns a resource's version as it goes over the wire: 32 characters
 // tell versions of one name apart.
-func version(d ledger.Digest) string { return ledger.Digest(d).String()[len("sha256:"):][:32] }
+func version(d ledger.Digest) string { return d.String()[len("sha256:"):][:32] }
 
 // change is a resource to send: its name and its encoding as an element of a
 // DeltaDiscoveryResponse, tag included.

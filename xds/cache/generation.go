@@ -89,6 +89,7 @@ func (b *builder) turn(snapshot *projector.Snapshot, live []projector.Update) {
 			for _, name := range b.own(u) {
 				touched[need{projector.EndpointNeeds, name}] = true
 			}
+		case projector.Listeners, projector.Routes:
 		}
 		updates = append(updates, u)
 	}

@@ -255,8 +255,8 @@ func (s *Stream) refuse(l *lane, r *response, message string) {
 			Type: l.typ, Resources: named(r.names, message), Message: message,
 		})
 	}
-	s.cache.opts.Log.Warn("envoy refused a response", "node", s.node, "type", l.typ.String(),
-		"generation", k.generation, "fingerprint", k.fingerprint.Short(), "message", message)
+	s.cache.opts.Log.Warn("envoy refused a response", slog.String("node", s.node), slog.String("type", l.typ.String()),
+		slog.Uint64("generation", k.generation), slog.String("fingerprint", k.fingerprint.Short()), slog.String("message", message))
 	if l.live() {
 		// The answers of the live plane have no head to go back to: what was
 		// acknowledged before is sent again, until they change.
@@ -563,7 +563,7 @@ func (s *Stream) overdue(to *Generation) {
 	if late {
 		s.waited = true
 		s.cache.opts.Log.Warn("upstreams stay cold, sending routes without waiting longer",
-			"node", s.node, "generation", to.Head.Head.Generation, "fingerprint", to.Snapshot.Fingerprint().Short())
+			slog.String("node", s.node), slog.Uint64("generation", to.Head.Head.Generation), slog.String("fingerprint", to.Snapshot.Fingerprint().Short()))
 	}
 	s.mu.Unlock()
 	if late {

@@ -149,7 +149,8 @@ func (p *Process) Run(ctx context.Context) error {
 	defer func() { _ = lock.Close() }() // the lock ends with it
 	wait := firstWait
 	for ctx.Err() == nil {
-		r, exited, err := p.adopt()
+		var exited <-chan struct{} // nil of one that was adopted: it is no child of ours
+		r, err := p.adopt()
 		adopted := err == nil
 		if !adopted {
 			if r, exited, err = p.start(); err != nil {
@@ -157,7 +158,7 @@ func (p *Process) Run(ctx context.Context) error {
 			}
 		}
 		p.set(r, adopted, !adopted)
-		p.opts.Log.Info("envoy runs", "pid", r.PID, "adopted", adopted, "dir", p.opts.Dir)
+		p.opts.Log.InfoContext(ctx, "envoy runs", slog.Int("pid", r.PID), slog.Bool("adopted", adopted), slog.String("dir", p.opts.Dir))
 		began := time.Now()
 		alive, err := p.watch(ctx, r, exited)
 		if err != nil {
@@ -174,7 +175,7 @@ func (p *Process) Run(ctx context.Context) error {
 		if time.Since(began) > steady {
 			wait = firstWait
 		}
-		p.opts.Log.Error("envoy ended, starting another", "pid", r.PID, "wait", wait, "log", p.LogPath())
+		p.opts.Log.ErrorContext(ctx, "envoy ended, starting another", slog.Int("pid", r.PID), slog.Duration("wait", wait), slog.String("log", p.LogPath()))
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():
@@ -248,7 +249,7 @@ func (p *Process) start() (r record, exited <-chan struct{}, err error) {
 var errNone = errors.New("no envoy runs")
 
 // adopt finds a running Envoy of this directory.
-func (p *Process) adopt() (record, <-chan struct{}, error) {
+func (p *Process) adopt() (record, error) {
 	var r record
 	b, err := os.ReadFile(p.path("envoy.json"))
 	if err == nil {
@@ -256,19 +257,19 @@ func (p *Process) adopt() (record, <-chan struct{}, error) {
 	}
 	if err != nil || !r.runs() || !p.ours(r.PID) {
 		if r, err = p.search(); err != nil {
-			return r, nil, err
+			return r, err
 		}
 		if _, err := os.Stat(p.path("bootstrap.json")); errors.Is(err, fs.ErrNotExist) {
 			// Its directory was removed, and its sockets with it.
-			p.opts.Log.Warn("an envoy of a directory that was removed is stopped", "pid", r.PID, "dir", p.opts.Dir)
+			p.opts.Log.Warn("an envoy of a directory that was removed is stopped", slog.Int("pid", r.PID), slog.String("dir", p.opts.Dir))
 			p.stop(r, nil)
-			return record{}, nil, errNone
+			return record{}, errNone
 		}
 	}
 	if r.Bootstrap != "" && r.Bootstrap != digest(p.opts.Bootstrap) {
-		p.opts.Log.Warn("the running envoy has another bootstrap; restart it to use the new one", "pid", r.PID, "dir", p.opts.Dir)
+		p.opts.Log.Warn("the running envoy has another bootstrap; restart it to use the new one", slog.Int("pid", r.PID), slog.String("dir", p.opts.Dir))
 	}
-	return r, nil, nil
+	return r, nil
 }
 
 // runs reports whether the process of the record still runs.

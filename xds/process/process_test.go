@@ -66,7 +66,7 @@ func options(dir, binary string) process.Options {
 
 func tempDir(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "proc")
+	dir, err := os.MkdirTemp("", "proc") //nolint:usetesting // t.TempDir is too long for the path of a socket
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -183,12 +183,11 @@ func (t *Taster) taste(ctx context.Context, s *projector.Snapshot) (Result, erro
 	updates := projector.Diff(t.last, s)
 	rewritten, err := envoy.Tasteable(updates)
 	if err != nil {
-		// What cannot be read cannot be served.
-		return Result{Message: err.Error()}, nil
+		return Result{Message: err.Error()}, nil //nolint:nilerr // a judgement: what cannot be read cannot be served
 	}
 	live, err := t.answers(updates)
 	if err != nil {
-		return Result{Message: err.Error()}, nil
+		return Result{Message: err.Error()}, nil //nolint:nilerr // as above
 	}
 	pid, changed, err := t.running(ctx)
 	if err != nil {
@@ -338,7 +337,7 @@ const restartLimit = 10 * time.Second
 
 // reset starts the Envoy anew, whose state is unknown.
 func (t *Taster) reset(why error) error {
-	t.opts.Log.Error("starting the tasting envoy anew", "error", why)
+	t.opts.Log.Error("starting the tasting envoy anew", slog.Any("error", why))
 	t.back()
 	// The context of the taste is over.
 	ctx, cancel := context.WithTimeout(context.Background(), restartLimit)

@@ -96,7 +96,7 @@ func TestBisectGivesUp(t *testing.T) {
 
 func run(t *testing.T, change func(*taste.Options)) (*taste.Taster, string) {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "taste")
+	dir, err := os.MkdirTemp("", "taste") //nolint:usetesting // t.TempDir is too long for the path of a socket
 	if err != nil {
 		t.Fatal(err)
 	}
