@@ -483,8 +483,9 @@ func wanted(k reflect.Kind) string {
 		return "an integer"
 	case reflect.Slice:
 		return "a list"
+	default:
+		return "an object"
 	}
-	return "an object"
 }
 
 // describe names a value's type, and shows a scalar, in a message.
