@@ -6,7 +6,9 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strings"
@@ -46,8 +48,11 @@ func readSite(file string) (site, error) {
 	documents := yaml.NewYAMLReader(bufio.NewReader(bytes.NewReader(raw)))
 	for {
 		document, err := documents.Read()
-		if err != nil {
+		if errors.Is(err, io.EOF) {
 			break
+		}
+		if err != nil {
+			return site{}, err
 		}
 		asJSON, err := sigsyaml.YAMLToJSON(document)
 		if err != nil {

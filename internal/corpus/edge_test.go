@@ -130,8 +130,9 @@ func awaitServed(ctx context.Context, verdicts <-chan projector.Verdict) error {
 				return nil
 			case projector.Nacked:
 				return fmt.Errorf("refused by Envoy: %s %v: %s", v.Type, v.Resources, v.Message)
+			case projector.Acked:
+				last = string(v.Kind) // and not proved yet
 			}
-			last = string(v.Kind)
 		case <-limit:
 			return fmt.Errorf("not proved to be served within a minute; last verdict: %s", last)
 		case <-ctx.Done():
