@@ -67,7 +67,7 @@ func (in *install) startAPI(ctx context.Context, g *errgroup.Group) error {
 	}
 	in.api = l
 	handler := console.New(console.Config{
-		Hub: in.hub.Hub, Ledger: in.store, Shelf: in.hub.shelf, Logger: in.log,
+		Hub: in.hub.Hub, Ledger: in.store, Shelf: in.hub.shelf, Build: in.cfg.Build, Logger: in.log,
 	})
 	g.Go(func() error { keeper.Run(ctx, time.Hour, in.log); return nil })
 	g.Go(func() error { return serveTLS(ctx, l, keeper, handler) })
