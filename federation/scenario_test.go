@@ -142,7 +142,7 @@ func TestScenarios(t *testing.T) {
 					return "no earlier revision"
 				}
 				w.record(federation.Decision{Scope: string(f.Name), Name: federation.HoldDecision, Body: federation.Hold{
-					ID: f.NextHold(), Kind: federation.Pin, Fleet: f.Name, Revision: r.Candidate.Revision, Fingerprint: r.Fingerprint, From: f.Head.Revision,
+					ID: f.NextHold(), Kind: federation.Pin, Fleet: f.Name, Revision: r.Revision, Fingerprint: r.Fingerprint, From: f.Head.Revision,
 				}})
 			case "release":
 				w.record(federation.Decision{Scope: string(f.Name), Name: federation.ReleaseDecision, Body: federation.Release{Fleet: f.Name, ID: name}})

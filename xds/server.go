@@ -139,7 +139,9 @@ func Serve(ctx context.Context, e Endpoint) error {
 	timer := time.AfterFunc(stopLimit, g.Stop)
 	g.GracefulStop()
 	timer.Stop()
-	_ = <-failed // it was asked to end
+	if err := <-failed; err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+		return fmt.Errorf("serve xds on %s: %w", e.Listener.Addr(), err)
+	}
 	return nil
 }
 

@@ -152,7 +152,7 @@ func (h *Hub) preparePin(f *federation.FleetState, p PinRequest) (waiter, error)
 		return waiter{}, fmt.Errorf("%w: %w", err, ErrRefused)
 	}
 	hold := federation.Hold{
-		ID: f.NextHold(), Kind: federation.Pin, Fleet: f.Name, Revision: target.Candidate.Revision,
+		ID: f.NextHold(), Kind: federation.Pin, Fleet: f.Name, Revision: target.Revision,
 		Fingerprint: target.Fingerprint, From: f.Head.Revision,
 	}
 	for _, w := range h.waiters {

@@ -114,7 +114,7 @@ func (h *Hub) search(ctx context.Context, t tasteDone, suspects []ledger.ObjectK
 // Envoy of the fleet that the taster did not foresee.
 func (h *Hub) blame(f *federation.FleetState) {
 	n := f.Newest()
-	if h.author == nil || n == nil || n.Nacked == nil || f.Head.Revision != n.Candidate.Revision || n.Tasted == nil || len(n.Tasted.Refused) > 0 {
+	if h.author == nil || n == nil || n.Nacked == nil || f.Head.Revision != n.Revision || n.Tasted == nil || len(n.Tasted.Refused) > 0 {
 		return
 	}
 	if h.compiled == nil || h.compiled.Fingerprint != n.Fingerprint {
@@ -122,7 +122,7 @@ func (h *Hub) blame(f *federation.FleetState) {
 	}
 	keys, narrowed := h.suspects(Refusal{Type: n.Nacked.Type, Resources: n.Nacked.Resources})
 	if !narrowed && len(keys) != 1 {
-		h.log.Warn("an Envoy refused the head, and no single object explains it", slog.Uint64("revision", n.Candidate.Revision), slog.String("message", n.Nacked.Message))
+		h.log.Warn("an Envoy refused the head, and no single object explains it", slog.Uint64("revision", n.Revision), slog.String("message", n.Nacked.Message))
 		return
 	}
 	refused := map[ledger.ObjectKey]projector.Refusal{}
@@ -134,7 +134,7 @@ func (h *Hub) blame(f *federation.FleetState) {
 	h.extra = append(h.extra, federation.Decision{
 		Scope: string(f.Name), Name: federation.TasteDecision, Actor: hubActor,
 		Body: federation.Taste{
-			Fleet: f.Name, Revision: n.Candidate.Revision, Fingerprint: n.Fingerprint,
+			Fleet: f.Name, Revision: n.Revision, Fingerprint: n.Fingerprint,
 			Taster: n.Nacked.Node, Message: n.Nacked.Message, Refused: refused,
 		},
 	})

@@ -48,11 +48,11 @@ func (h *Hub) compileAt(r *federation.Revision) (rebuilt, *projector.Projection,
 		return nil
 	})
 	if err != nil {
-		return out, nil, fmt.Errorf("compile r%d again: %w", r.Candidate.Revision, err)
+		return out, nil, fmt.Errorf("compile r%d again: %w", r.Revision, err)
 	}
 	for k := range want {
 		if out.kept[k] == nil {
-			return out, nil, fmt.Errorf("compile r%d again: the version of %s that it served is not in the ledger; run chancery verify", r.Candidate.Revision, k)
+			return out, nil, fmt.Errorf("compile r%d again: the version of %s that it served is not in the ledger; run chancery verify", r.Revision, k)
 		}
 	}
 	if state.Settings != nil {
@@ -76,7 +76,7 @@ func (h *Hub) ensureShelved(r *federation.Revision) error {
 	}
 	if again.fingerprint != r.Fingerprint {
 		return fmt.Errorf("r%d is not on the shelf and this build compiles it to %s, not %s; run the build %s to bring it back",
-			r.Candidate.Revision, again.fingerprint.Short(), r.Fingerprint.Short(), r.Build)
+			r.Revision, again.fingerprint.Short(), r.Fingerprint.Short(), r.Build)
 	}
 	return h.cfg.Shelf.Put(again.snapshot)
 }
