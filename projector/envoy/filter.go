@@ -188,7 +188,8 @@ func compressor(g *ir.Gzip) (*compressorv3.Compressor, error) {
 		CompressorLibrary: library,
 		ResponseDirectionConfig: &compressorv3.Compressor_ResponseDirectionConfig{
 			CommonConfig: &compressorv3.Compressor_CommonDirectionConfig{
-				MinContentLength: positive32(g.MinLength), ContentType: g.ContentTypes,
+				MinContentLength: positive32(g.MinLength),
+				ContentType:      g.ContentTypes, //nolint:staticcheck // deprecated, and what Emissary sends: it matches the same
 			},
 			DisableOnEtagHeader:        g.DisableOnETag,
 			RemoveAcceptEncodingHeader: g.RemoveAcceptEncoding,

@@ -85,8 +85,8 @@ func fileLog(l ir.AccessLog) (*fileaccesslogv3.FileAccessLog, error) {
 		}
 		if l.Typed {
 			m.AccessLogFormat = logFormat(&corev3.SubstitutionFormatString{Format: &corev3.SubstitutionFormatString_JsonFormat{JsonFormat: s}})
-		} else { // the one way to have every value as a string
-			m.AccessLogFormat = &fileaccesslogv3.FileAccessLog_JsonFormat{JsonFormat: s}
+		} else {
+			m.AccessLogFormat = &fileaccesslogv3.FileAccessLog_JsonFormat{JsonFormat: s} //nolint:staticcheck // deprecated, and the one way to have every value as a string
 		}
 	case l.Text != "":
 		m.AccessLogFormat = logFormat(&corev3.SubstitutionFormatString{
