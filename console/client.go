@@ -223,7 +223,7 @@ func (c *Client) FollowHistory(ctx context.Context, q url.Values, each func(Even
 	})
 	switch {
 	case ctx.Err() != nil:
-		return nil // as asked
+		return nil //nolint:nilerr // it ended as asked
 	case err == nil:
 		return errStreamEnded
 	}

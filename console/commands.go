@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"slices"
 	"strings"
@@ -81,7 +82,7 @@ func (s *server) do(ctx context.Context, fleet string, r hub.Request) (*body[Ans
 	if err != nil {
 		return nil, refusal(err)
 	}
-	s.Logger.InfoContext(ctx, "operator's command", "by", who.Name, "seq", uint64(a.Seq), "what", a.Message)
+	s.Logger.InfoContext(ctx, "operator's command", slog.String("by", who.Name), slog.Uint64("seq", uint64(a.Seq)), slog.String("what", a.Message))
 	return &body[Answer]{Answer{Seq: uint64(a.Seq), Hold: a.Hold, Revision: a.Revision, From: a.From, Message: a.Message}}, nil
 }
 

@@ -236,7 +236,7 @@ func (s *server) inspect(ctx context.Context, fleet string, look func(hub.Inside
 		look(in)
 	})
 	if err != nil {
-		s.Logger.WarnContext(ctx, "the hub did not answer the API", "err", err)
+		s.Logger.WarnContext(ctx, "the hub did not answer the API", slog.Any("err", err))
 		return huma.Error503ServiceUnavailable(fmt.Sprintf("%v; it may be starting, try again; if it stays so look at its log", err))
 	}
 	return wrong

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"reflect"
 	"slices"
@@ -131,7 +132,7 @@ func (s *server) registerHistory(api huma.API) {
 }
 
 func (s *server) ledgerProblem(ctx context.Context, err error) error {
-	s.Logger.ErrorContext(ctx, "the ledger cannot be read for the API", "err", err)
+	s.Logger.ErrorContext(ctx, "the ledger cannot be read for the API", slog.Any("err", err))
 	return huma.Error500InternalServerError(fmt.Sprintf("%v; run chancery verify", err))
 }
 

@@ -31,7 +31,7 @@ func statusOf(in hub.Inside, install string) Status {
 	}
 	newest := f.Newest()
 	if newest != nil {
-		out.Newest = newest.Candidate.Revision
+		out.Newest = newest.Revision
 	}
 	for _, k := range in.Projection.Keys() {
 		r, ok := in.Compiler.Report(k)
@@ -77,13 +77,13 @@ func (s *Status) notes(in hub.Inside, newest *federation.Revision) {
 	if newest != nil && newest.Tasted != nil {
 		switch {
 		case !newest.Tasted.OK:
-			note("r%d was refused before it was served: %s", newest.Candidate.Revision, newest.Tasted.Message)
+			note("r%d was refused before it was served: %s", newest.Revision, newest.Tasted.Message)
 		case newest.Tasted.Taster == "":
 			note("no Envoy tastes candidates: the first ring is the first taste")
 		}
 	}
 	if newest != nil && newest.Nacked != nil {
-		note("r%d was refused by %s: %s", newest.Candidate.Revision, newest.Nacked.Node, newest.Nacked.Message)
+		note("r%d was refused by %s: %s", newest.Revision, newest.Nacked.Node, newest.Nacked.Message)
 	}
 	for _, site := range s.Sites {
 		if site.Problem != "" {
@@ -101,9 +101,9 @@ func (s *Status) sentence(newest *federation.Revision) string {
 		case newest == nil:
 			return "Nothing is served yet: nothing has been compiled."
 		case newest.Tasted == nil:
-			return fmt.Sprintf("Nothing is served yet: r%d is being tasted.", newest.Candidate.Revision)
+			return fmt.Sprintf("Nothing is served yet: r%d is being tasted.", newest.Revision)
 		case !newest.Tasted.OK:
-			return fmt.Sprintf("Nothing is served yet: r%d was refused by the taster.", newest.Candidate.Revision)
+			return fmt.Sprintf("Nothing is served yet: r%d was refused by the taster.", newest.Revision)
 		}
 		return "Nothing is served yet."
 	}
