@@ -89,7 +89,7 @@ func (f *fold) apply() (changed bool) {
 
 // promote makes the versions of a revision the last good ones.
 func (f *fold) promote(r *federation.Revision) {
-	f.goodRev = r.Candidate.Revision
+	f.goodRev = r.Revision
 	change := map[ledger.ObjectKey]*projector.Object{}
 	for k, versions := range f.history {
 		i := len(versions) - 1

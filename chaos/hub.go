@@ -416,7 +416,7 @@ func (w *world) commands(h *hub) (out []federation.Decision) {
 		add(string(fleetName), federation.ReleaseDecision, federation.Release{Fleet: fleetName, ID: f.Holds[0].ID})
 	} else if r := f.PreviousGood(); r != nil && len(f.Holds) == 0 && !w.calm && w.rng.IntN(40) == 0 {
 		add(string(fleetName), federation.HoldDecision, federation.Hold{
-			ID: f.NextHold(), Kind: federation.Pin, Fleet: fleetName, Revision: r.Candidate.Revision, Fingerprint: r.Fingerprint, From: f.Head.Revision,
+			ID: f.NextHold(), Kind: federation.Pin, Fleet: fleetName, Revision: r.Revision, Fingerprint: r.Fingerprint, From: f.Head.Revision,
 		})
 	}
 	return out

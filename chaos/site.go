@@ -21,7 +21,6 @@ type site struct {
 	// The directory. Files outlive every process.
 	files      map[string]map[string]any // by slot
 	unreadable map[string]bool
-	calmed     bool
 
 	disk *outbox
 

@@ -102,7 +102,7 @@ func (t *truth) add(seq ledger.Seq, leaf []byte) error {
 	}
 	f := t.state.Fleet(federation.DefaultFleet)
 	if n := f.Newest(); n != nil && n.Event == seq {
-		t.candidates = append(t.candidates, candidate{n.Candidate.Revision, n.Seq, n.Fingerprint})
+		t.candidates = append(t.candidates, candidate{n.Revision, n.Seq, n.Fingerprint})
 		t.w.stats.Candidates++
 	}
 	if f.HeadSeq == seq {
