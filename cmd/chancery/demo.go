@@ -422,7 +422,7 @@ func (d *demo) compileOnly(ctx context.Context) error {
 		if n == nil {
 			return false
 		}
-		d.say("  compiled r%d: %d listeners, %d routes, %s", n.Candidate.Revision, n.Listeners, n.Routes, n.Fingerprint.Short())
+		d.say("  compiled r%d: %d listeners, %d routes, %s", n.Revision, n.Listeners, n.Routes, n.Fingerprint.Short())
 		d.say("  without an Envoy nothing is served; install one with make envoy and name it with --envoy")
 		return true
 	})

@@ -331,7 +331,9 @@ func serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
 	if err := srv.Shutdown(limited); err != nil {
 		_ = srv.Close()
 	}
-	<-done
+	if err := <-done; !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
 	return nil
 }
 

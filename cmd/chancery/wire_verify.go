@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -37,7 +38,7 @@ func (in *install) verifyBehind(ctx context.Context, g *errgroup.Group) {
 		if err := in.store.Verify(ctx, 1, nil); err != nil {
 			return ended(ctx, err)
 		}
-		in.log.Info("ledger verified", "took", time.Since(begin))
+		in.log.InfoContext(ctx, "ledger verified", slog.Duration("took", time.Since(begin)))
 		return nil
 	})
 }
