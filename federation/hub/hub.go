@@ -113,7 +113,6 @@ type Hub struct {
 	refused    map[ledger.ObjectKey]projector.Refusal // as the compiler has them
 	tastes     map[projector.Fingerprint]federation.Taste
 	tasting    projector.Fingerprint
-	tasteBegun time.Time // of tasting
 	tasteAfter time.Time // not before: a snapshot could not be stored
 	unpruned   int       // candidates since the shelf was pruned
 	edges      map[string]federation.SeenEdge
@@ -234,9 +233,6 @@ func (h *Hub) wake(now time.Time) time.Duration {
 	}
 	if len(h.unsent) > 0 && !h.publishing {
 		d = min(d, h.retryAt.Sub(now))
-	}
-	if wait := h.tastingSoonDone(now); wait > 0 {
-		d = min(d, wait)
 	}
 	return max(d, time.Millisecond)
 }
@@ -447,7 +443,7 @@ func (h *Hub) compile(ctx context.Context, now time.Time) {
 			return
 		}
 	}
-	h.tasting, h.tasteBegun = fp, now
+	h.tasting = fp
 	var keep map[projector.Fingerprint]bool
 	if h.unpruned++; h.unpruned >= pruneEvery {
 		h.unpruned, keep = 0, h.kept(f)
@@ -691,24 +687,7 @@ func (h *Hub) due(now time.Time) []federation.Decision {
 		ds, h.extra = h.extra, nil
 		return ds
 	}
-	if h.tastingSoonDone(now) > 0 {
-		in.Compiled = nil
-	}
 	return federation.Next(h.state, f, in)
-}
-
-// quickTaste is how long a candidate is held back for its taste. Most tastes
-// take a few milliseconds; candidate, taste and head are then recorded in one
-// go. Those that take longer are of large route tables, or hang.
-const quickTaste = 20 * time.Millisecond
-
-// tastingSoonDone returns how long to hold back what is compiled because it is
-// being tasted, 0 or less for not at all.
-func (h *Hub) tastingSoonDone(now time.Time) time.Duration {
-	if h.tasting.IsZero() || h.compiled == nil || h.tasting != h.compiled.Fingerprint {
-		return 0
-	}
-	return quickTaste - now.Sub(h.tasteBegun)
 }
 
 // record encodes, signs and publishes decisions.
