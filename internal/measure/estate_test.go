@@ -178,7 +178,7 @@ func freePort(tb testing.TB) int {
 // sockets. TMPDIR says on which disk it is.
 func shortDir(tb testing.TB) string {
 	tb.Helper()
-	dir, err := os.MkdirTemp("", "chy")
+	dir, err := os.MkdirTemp("", "chy") //nolint:usetesting // tb.TempDir is too long for the path of a socket
 	if err != nil {
 		tb.Fatal(err)
 	}

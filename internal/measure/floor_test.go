@@ -2,7 +2,6 @@ package measure_test
 
 import (
 	"context"
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -55,7 +54,7 @@ func startFloor(tb testing.TB, e *estate) *floor {
 	tb.Helper()
 	base := shortDir(tb)
 	f := &floor{e: e, hub: ledgertest.NewHub(), collector: ledgertest.NewCollector("east"), normal: collector.Normaliser{Cluster: "east", DigestKey: make([]byte, 32)}}
-	quiet := slog.New(slog.NewTextHandler(io.Discard, nil))
+	quiet := slog.New(slog.DiscardHandler)
 
 	server, err := natsstream.StartServer(natsstream.ServerOptions{StoreDir: filepath.Join(base, "nats"), Logger: quiet})
 	if err != nil {
@@ -159,7 +158,7 @@ func (f *floor) serve(tb testing.TB, base string) {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	proxy, err := process.New(process.Options{Binary: testbed.Envoy(tb), Dir: filepath.Join(base, "envoy"), Bootstrap: bootstrap, Concurrency: 1})
+	proxy, err := process.New(process.Options{Binary: testbed.Envoy(tb), Dir: filepath.Join(base, "envoy"), Bootstrap: bootstrap, Concurrency: 1, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -224,11 +223,7 @@ func (f *floor) precompile(tb testing.TB) {
 // readObject reads the one object of a manifest as a site does.
 func readObject(tb testing.TB, manifest []byte) map[string]any {
 	tb.Helper()
-	scratch, err := os.MkdirTemp("", "chy")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	defer func() { _ = os.RemoveAll(scratch) }()
+	scratch := tb.TempDir()
 	put(tb, filepath.Join(scratch, changingFile), manifest)
 	contents, err := dir.Read(scratch)
 	if err != nil {
