@@ -148,7 +148,7 @@ func (c *churn) settle() {
 	c.Eventually("the last change is served", func() error {
 		o := c.Get(c.counter)
 		if n := counted(o); n != c.count {
-			return fmt.Errorf("count %d of %d, status %d, %v", n, c.count, o.Status, o.Err)
+			return fmt.Errorf("count %d of %d, %s", n, c.count, o.answer())
 		}
 		return nil
 	})

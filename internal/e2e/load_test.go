@@ -37,6 +37,11 @@ type Outcome struct {
 	Fresh   bool   // it opened a connection
 }
 
+// answer says how the request was answered.
+func (o Outcome) answer() string {
+	return fmt.Sprintf("status %d by %q, %v", o.Status, o.Backend, o.Err)
+}
+
 // Load sends requests at a constant rate until it is stopped. Each connection
 // has one request under way at a time.
 type Load struct {

@@ -1,6 +1,7 @@
 package e2e_test
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -44,7 +45,9 @@ func TestLoadNotices(t *testing.T) {
 			go func() { done <- srv.Serve(l) }()
 			defer func() {
 				_ = srv.Close() // the test is over
-				<-done
+				if err := <-done; !errors.Is(err, http.ErrServerClosed) {
+					t.Error(err)
+				}
 			}()
 			load := startLoad(t, func(bool) string { return l.Addr().String() }, nil, 200, 2, Route{Name: "r", Host: "h", Path: "/", Expect: []string{"good"}})
 			load.More(50)

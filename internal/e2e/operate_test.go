@@ -162,7 +162,7 @@ func TestMassDelete(t *testing.T) {
 			}
 		}
 		if o := s.Get(east); o.Status != 404 {
-			return fmt.Errorf("status %d, %v; withheld %+v", o.Status, o.Err, st.Withheld)
+			return fmt.Errorf("%s; withheld %+v", o.answer(), st.Withheld)
 		}
 		return nil
 	})

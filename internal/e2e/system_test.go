@@ -58,8 +58,7 @@ var networks atomic.Int32
 // newSystem makes a system with a site for each name, which does not run yet.
 func newSystem(tb testing.TB, sites ...string) *System {
 	tb.Helper()
-	// Paths of sockets have to be short, so not tb.TempDir.
-	dir, err := os.MkdirTemp("", "chy-")
+	dir, err := os.MkdirTemp("", "chy-") //nolint:usetesting // tb.TempDir is too long for the path of a socket
 	must(tb, err)
 	s := &System{
 		TB: tb, Data: filepath.Join(dir, "data"), Envoy: testbed.Envoy(tb), dir: dir, sites: sites, roots: newTrust(tb),
@@ -321,7 +320,7 @@ func (s *System) Gone(r Route) {
 	s.TB.Helper()
 	s.Eventually(r.Name+" is gone", func() error {
 		if o := s.Get(r); o.Status != http.StatusNotFound {
-			return fmt.Errorf("status %d by %q, %v", o.Status, o.Backend, o.Err)
+			return errors.New(o.answer())
 		}
 		return nil
 	})

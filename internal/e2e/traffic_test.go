@@ -14,7 +14,6 @@ import (
 type pair struct {
 	*System
 	steady, changed Route // cleartext
-	v1, v2          string
 }
 
 // startPair is newPair, and waits until both are served.
