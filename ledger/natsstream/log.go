@@ -10,6 +10,8 @@ import (
 // error, for a start that does not come about.
 type logger struct {
 	log *slog.Logger
+	// broken is told when a store takes no more writes.
+	broken chan<- struct{}
 
 	mu      sync.Mutex
 	lastErr string // guarded by mu
@@ -37,6 +39,12 @@ func (l *logger) failed(fatal bool, format string, v []any) {
 	l.lastErr, l.fatal = text, l.fatal || fatal
 	l.mu.Unlock()
 	l.log.Error("nats server error", slog.String("text", text))
+	if saysBroken(text) {
+		select {
+		case l.broken <- struct{}{}:
+		default: // it knows
+		}
+	}
 }
 
 // Noticef drops notices: what the server does at its start is no news.

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -63,6 +64,18 @@ type Server struct {
 	// Damaged is where a store that the server could not start on was moved, ""
 	// when there was none.
 	Damaged string
+
+	config server.JetStreamConfig // of the goroutine of heal
+	stop   chan struct{}          // closed by Shutdown
+	ending sync.Once
+	healer sync.WaitGroup
+}
+
+// run returns the server with what keeps its store writable.
+func run(ns *server.Server, o ServerOptions, moved string, broken <-chan struct{}, log *slog.Logger) *Server {
+	s := &Server{ns: ns, Damaged: moved, stop: make(chan struct{})}
+	s.healer.Go(func() { s.heal(o.StoreDir, broken, s.stop, log) })
+	return s
 }
 
 // StartServer starts the server. When it cannot start on its store, the store
@@ -80,9 +93,10 @@ func StartServer(o ServerOptions) (*Server, error) {
 	if err := os.MkdirAll(o.StoreDir, 0o700); err != nil {
 		return nil, fmt.Errorf("nats store: %w", err)
 	}
-	ns, err := start(opts, o.StartTimeout, log)
+	broken := make(chan struct{}, 1)
+	ns, err := start(opts, o.StartTimeout, broken, log)
 	if err == nil {
-		return &Server{ns: ns}, nil
+		return run(ns, o, "", broken, log), nil
 	}
 	if errors.Is(err, errListen) {
 		return nil, err
@@ -95,10 +109,10 @@ func StartServer(o ServerOptions) (*Server, error) {
 		return nil, err // there is no store to blame
 	}
 	log.Error("nats store set aside", slog.String("store", o.StoreDir), slog.String("moved_to", moved), slog.Any("err", err))
-	if ns, err = start(opts, o.StartTimeout, log); err != nil {
+	if ns, err = start(opts, o.StartTimeout, broken, log); err != nil {
 		return nil, err
 	}
-	return &Server{ns: ns, Damaged: moved}, nil
+	return run(ns, o, moved, broken, log), nil
 }
 
 // Addr returns the address for other processes, nil when there is none.
@@ -106,6 +120,8 @@ func (s *Server) Addr() net.Addr { return s.ns.Addr() }
 
 // Shutdown stops the server and waits until its store is closed.
 func (s *Server) Shutdown() {
+	s.ending.Do(func() { close(s.stop) })
+	s.healer.Wait()
 	s.ns.Shutdown()
 	s.ns.WaitForShutdown()
 }
@@ -198,7 +214,7 @@ var errListen = errors.New("nats server cannot listen")
 
 // start returns a server whose JetStream works. Recovery reads damaged files in
 // this process, so a panic counts as damage.
-func start(opts *server.Options, timeout time.Duration, log *slog.Logger) (ns *server.Server, err error) {
+func start(opts *server.Options, timeout time.Duration, broken chan<- struct{}, log *slog.Logger) (ns *server.Server, err error) {
 	if timeout <= 0 {
 		timeout = time.Minute
 	}
@@ -216,7 +232,7 @@ func start(opts *server.Options, timeout time.Duration, log *slog.Logger) (ns *s
 	if err != nil {
 		return nil, fmt.Errorf("nats server: %w", err)
 	}
-	logs := &logger{log: log}
+	logs := &logger{log: log, broken: broken}
 	ns.SetLogger(logs, false, false)
 	defer func() {
 		if p := recover(); p != nil {
