@@ -341,6 +341,10 @@ func (d *demo) edit(old, replacement string) error {
 }
 
 func (d *demo) change(ctx context.Context) error {
+	// What was never proved to be served is nothing to go back to.
+	if err := d.until(ctx, "the first revision to be proved", func(i hub.Inside) bool { return i.Fleet.Served > 0 }); err != nil {
+		return err
+	}
 	if err := d.edit("service: quote-v1:8080", "service: quote-v2:8080"); err != nil {
 		return err
 	}
@@ -354,11 +358,6 @@ func (d *demo) change(ctx context.Context) error {
 var operator = ledger.Actor{Name: "visitor", Source: "operator"}
 
 func (d *demo) rollback(ctx context.Context) error {
-	// A pin goes to a revision that was proved to be served; the proof of the
-	// first may still be on its way into the ledger.
-	if err := d.until(ctx, "two revisions that were served", func(i hub.Inside) bool { return i.Fleet.PreviousGood() != nil }); err != nil {
-		return err
-	}
 	a, err := d.in.hub.Do(ctx, hub.Request{Actor: operator, Reason: "trying it out", Pin: &hub.PinRequest{}})
 	if err != nil {
 		return err
