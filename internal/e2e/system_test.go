@@ -45,7 +45,7 @@ type System struct {
 	cmd      *exec.Cmd     // nil: not running
 	ended    chan struct{} // closed when cmd ended
 	backends int
-	cleaned  bool
+	last     func() error // done at the end, before the directory is removed; nil for nothing
 
 	mu       sync.Mutex      // guards what follows
 	client   *console.Client // nil before the first use
@@ -76,10 +76,6 @@ func newSystem(tb testing.TB, sites ...string) *System {
 
 // cleanup ends all that was started, and shows the log of a failed test.
 func (s *System) cleanup() {
-	if s.cleaned {
-		return
-	}
-	s.cleaned = true
 	if s.TB.Failed() && s.cmd != nil {
 		st, err := s.Status()
 		b, _ := json.MarshalIndent(st, "", " ") // for a person
@@ -102,6 +98,9 @@ func (s *System) cleanup() {
 	}
 	if s.TB.Failed() {
 		s.TB.Logf("the end of serve's log:\n%s", tail(s.Log(), 12<<10))
+	}
+	if s.last != nil {
+		must(s.TB, s.last())
 	}
 	if err := os.RemoveAll(s.dir); err != nil {
 		s.TB.Logf("left behind: %v", err)
