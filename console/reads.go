@@ -252,7 +252,7 @@ func severity(f Finding) int {
 
 func revisionOf(f *federation.FleetState, r *federation.Revision, whole bool) Revision {
 	v := Revision{
-		Revision: r.Revision, Fleet: string(r.Fleet), Seq: uint64(r.Candidate.Seq), Event: uint64(r.Event), At: r.At,
+		Revision: r.Revision, Fleet: string(r.Fleet), Seq: uint64(r.Seq), Event: uint64(r.Event), At: r.At,
 		Fingerprint: r.Fingerprint.String(), Build: r.Build, Routes: r.Routes, Listeners: r.Listeners, State: "waiting",
 		Head: f.HeadSeq > 0 && f.Head.Revision == r.Revision,
 	}

@@ -26,7 +26,7 @@ const brokenWrite = "critical write error"
 
 // heal opens the stores again after a write failed and there is room. It returns
 // when stop is closed.
-func (s *Server) heal(storeDir string, broken <-chan struct{}, stop <-chan struct{}, log *slog.Logger) {
+func (s *Server) heal(storeDir string, broken, stop <-chan struct{}, log *slog.Logger) {
 	for {
 		select {
 		case <-broken:
