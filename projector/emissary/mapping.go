@@ -142,6 +142,9 @@ func ignored(f *findings, s *getambassador.MappingSpec) {
 	if s.OutlierDetection != "" {
 		f.warnf(projector.CodeNotServed, "spec.outlier_detection", "is not supported; the Mapping is served without it")
 	}
+	if len(s.HealthChecks) > 0 {
+		f.warnf(projector.CodeNotServed, "spec.health_checks", "is not served by this version; endpoints are used as the cluster lists them")
+	}
 	if s.ErrorResponseOverrides != nil || s.BypassErrorResponseOverrides != nil {
 		f.warnf(projector.CodeNotServed, "spec.error_response_overrides", "is not supported; the Mapping is served without it")
 	}
