@@ -502,6 +502,16 @@ func (c *Compiler) decode(k ledger.ObjectKey, s slot) {
 			}
 		}
 	}
+	if good, ok := c.t.lastGood.get(k); ok && d.Secret != nil && good.Digest != o.Digest {
+		if old := c.decodeVersion(good, settings.AmbassadorID).Secret; old != nil && d.Secret.Worse(old) {
+			st = state{State: projector.Rejected, Serving: good.Digest}
+			d.Findings = append(d.Findings, projector.Finding{
+				Code: projector.CodeBadSecret, Severity: projector.Error, Message: "has no certificate with its key any more, or a damaged one",
+			})
+			notes = append(notes, servedInstead(good))
+			d.Secret = old
+		}
+	}
 	if k.Kind == "Host" && len(d.Units) == 0 && k.Group != "" {
 		c.t.presence.put(emissary.UnitKey{Object: k, Kind: k.Kind, Namespace: k.Namespace, Name: k.Name}, struct{}{})
 	}

@@ -123,6 +123,16 @@ func usableCertificate(w World, f *findings, path, namespace, name string) bool 
 	return true
 }
 
+// certificate reports whether there are a certificate and its key, which can be
+// used as far as is known.
+func (s *Secret) certificate() bool {
+	return (s.Has("tls.crt") || s.Has("cert-chain.pem")) && (s.Has("tls.key") || s.Has("user.key") || s.Has("key.pem")) && len(s.Problems) == 0
+}
+
+// Worse reports whether an older version of the Secret has a usable certificate
+// and this one has not.
+func (s *Secret) Worse(old *Secret) bool { return old.certificate() && !s.certificate() }
+
 // alpn reads comma-separated protocols.
 func alpn(s string) []string {
 	var out []string
