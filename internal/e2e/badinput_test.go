@@ -24,7 +24,7 @@ func TestBadInput(t *testing.T) {
 	p.Served(vanishing)
 	p.good("changed", "tls", "vanishing")
 
-	load := p.StartLoad(100, 2, p.steady, p.changed, secure)
+	load := p.StartLoad(100, 2, p.steady, p.changed, secure, freshly(secure))
 	checked := func(what string, f func(t *testing.T)) {
 		// Not a subtest of its own: the steps follow each other on one system.
 		begin := load.Sent()
@@ -82,9 +82,10 @@ func TestBadInput(t *testing.T) {
 			Mapping("tls", "tls.example.com", "/", "steady:8080")))
 		f := p.Finding("tls-tls", "tls.key")
 		t.Logf("said of it: %s %s (%s)", f.Code, f.Message, f.Remedy)
-		if got := p.Shown("tls.example.com"); got != serial {
-			t.Errorf("tls.example.com is shown the certificate %d, want the last good one, %d", got, serial)
+		if got, err := p.Shown("tls.example.com"); got != serial {
+			t.Errorf("tls.example.com is shown the certificate %d, want the last good one, %d: %v", got, serial, err)
 		}
+		load.More(100)
 		p.Write("east", "tls.yaml", Documents(Host("tls", "tls.example.com", "tls-tls"), TLSSecret("tls-tls", cert, key),
 			Mapping("tls", "tls.example.com", "/", "steady:8080")))
 	})

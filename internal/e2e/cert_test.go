@@ -62,12 +62,12 @@ func (t *Trust) Issue(tb testing.TB, host string, valid time.Duration) (cert, ke
 }
 
 // Shown returns the serial number of the certificate that Envoy shows for a
-// host, 0 when it shows none that the test trusts.
-func (s *System) Shown(host string) int64 {
+// host. The error says why the test would not trust it.
+func (s *System) Shown(host string) (int64, error) {
 	conn, err := tls.Dial("tcp", s.address(true), &tls.Config{ServerName: host, RootCAs: s.roots.Pool(), MinVersion: tls.VersionTLS12})
 	if err != nil {
-		return 0
+		return 0, err
 	}
 	defer func() { _ = conn.Close() }() // nothing is under way
-	return conn.ConnectionState().PeerCertificates[0].SerialNumber.Int64()
+	return conn.ConnectionState().PeerCertificates[0].SerialNumber.Int64(), nil
 }

@@ -52,6 +52,7 @@ func newChurn(t *testing.T, seed uint64) *churn {
 		{Name: "neighbour", Host: "churn.example.com", Path: "/steady/", Expect: []string{"steady"}},
 		{Name: "secure", Host: "secure.example.com", Path: "/", TLS: true, Expect: []string{"steady"}},
 	}
+	c.steady = append(c.steady, freshly(c.steady[2]))
 	c.counter = Route{Name: "counter", Host: "churn.example.com", Path: "/counter/", Expect: []string{"steady"}}
 	c.ips = [2]string{c.Backend("v1"), c.Backend("v2")}
 	cert, key, _ := c.roots.Issue(t, "secure.example.com", 12*time.Hour)

@@ -118,7 +118,7 @@ func TestKillUnderLoad(t *testing.T) {
 	for k := range kills {
 		// A random number of changes, some of them unseen by the serve that is
 		// about to die, which may be about to start.
-		wait := time.NewTimer(time.Duration(c.rng.IntN(2000)) * time.Millisecond)
+		wait := time.NewTimer(time.Duration(c.rng.IntN(3000)) * time.Millisecond)
 		for running := true; running; {
 			c.change()
 			pause := time.NewTimer(time.Duration(c.rng.IntN(150)) * time.Millisecond)

@@ -23,6 +23,7 @@ type Route struct {
 	Path   string
 	TLS    bool     // with Host as SNI
 	Expect []string // backends that may answer; none: whichever answers
+	Fresh  bool     // over a connection of its own for each request
 }
 
 // Outcome is one request of a load.
@@ -273,7 +274,7 @@ func (c *client) ask() (o Outcome, drain bool) {
 	case len(c.route.Expect) > 0 && !slices.Contains(c.route.Expect, o.Backend):
 		o.Err = fmt.Errorf("answered by %q, want one of %q", o.Backend, c.route.Expect)
 	}
-	if res.Close {
+	if res.Close || c.route.Fresh {
 		c.close()
 	}
 	return o, res.Close

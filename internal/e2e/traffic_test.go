@@ -61,6 +61,13 @@ func expecting(r Route, backends ...string) Route {
 	return r
 }
 
+// freshly returns the route with a connection, and a handshake, for each
+// request.
+func freshly(r Route) Route {
+	r.Name, r.Fresh = r.Name+" freshly", true
+	return r
+}
+
 func TestChangeAndDelete(t *testing.T) {
 	t.Parallel()
 	p := startPair(t)
@@ -190,12 +197,12 @@ func TestTLSWithSNI(t *testing.T) {
 	for range Count(20, 500) {
 		load.More(20)
 		for host, want := range serials {
-			if got := s.Shown(host); got != want {
-				t.Errorf("%s is shown the certificate %d, want %d", host, got, want)
+			if got, err := s.Shown(host); got != want {
+				t.Errorf("%s is shown the certificate %d, want %d: %v", host, got, want, err)
 			}
 		}
 	}
-	if got := s.Shown("c.example.com"); got != 0 {
+	if got, err := s.Shown("c.example.com"); err == nil {
 		t.Errorf("a host that nobody configured is shown the trusted certificate %d", got)
 	}
 	load.Stop()
@@ -206,19 +213,20 @@ func TestCertificateRotation(t *testing.T) {
 	s, a, b, serials := startSecured(t)
 	before := s.listenerStats()
 	load := s.StartLoad(100, 2, a, b)
+	fresh := s.StartLoad(50, 2, freshly(a), freshly(b))
 	load.More(50)
 	for range Count(5, 50) {
 		want := s.certify("a")
 		s.Eventually("the new certificate is shown", func() error {
-			if got := s.Shown("a.example.com"); got != want {
-				return fmt.Errorf("shown %d, want %d", got, want)
+			if got, err := s.Shown("a.example.com"); got != want {
+				return fmt.Errorf("shown %d, want %d: %v", got, want, err)
 			}
 			return nil
 		})
 		load.More(50)
 	}
-	if got := s.Shown("b.example.com"); got != serials["b.example.com"] {
-		t.Errorf("b.example.com is shown %d, want %d, which did not change", got, serials["b.example.com"])
+	if got, err := s.Shown("b.example.com"); got != serials["b.example.com"] {
+		t.Errorf("b.example.com is shown %d, want %d, which did not change: %v", got, serials["b.example.com"], err)
 	}
 	if n := load.Drains(); n != 0 {
 		t.Errorf("%d answers asked to close the connection: a listener was drained", n)
@@ -227,6 +235,7 @@ func TestCertificateRotation(t *testing.T) {
 		t.Errorf("the load needed %d connections, want the 4 that it began with", n)
 	}
 	load.Stop()
+	fresh.Stop()
 	if after := s.listenerStats(); !slices.Equal(before, after) {
 		t.Errorf("listeners changed while a certificate was rotated:\nbefore %v\nafter  %v", before, after)
 	}
