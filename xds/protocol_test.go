@@ -537,6 +537,17 @@ func TestRefusedTwice(t *testing.T) {
 		t.Errorf("got verdict %+v", v)
 	}
 	c2.quiet(f2)
+	// The same under another head is asked for again: silence is no consent.
+	f2.Offer(head(2, first), first)
+	r, got := c2.next()
+	if got != "upstreams +a" {
+		t.Fatalf("got %q", got)
+	}
+	c2.nack(r, "no")
+	if v := f2.verdict(t); v.Kind != projector.Nacked || v.Generation != 2 {
+		t.Errorf("got verdict %+v", v)
+	}
+	c2.quiet(f2)
 }
 
 // TestLatestWins shows that what arrives while a stream is busy is one next

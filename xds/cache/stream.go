@@ -78,6 +78,9 @@ type lane struct {
 	acked *Generation
 	// refused is the set that was refused last, of a live type.
 	refused *projector.Snapshot
+	// doubted are the names in refused responses that there was nothing better
+	// to put in place of: what the client has of them is unknown.
+	doubted []string
 }
 
 type watch struct {
@@ -265,19 +268,35 @@ func (s *Stream) refuse(l *lane, r *response, message string) {
 	}
 	s.cache.refuse(s.node, k)
 	next, _ := s.cache.target(s.node)
+	// Nobody knows which part of the response was applied, so all of it is sent
+	// once more as it is to be.
+	l.doubted = append(l.doubted, r.names...)
 	if next.key() == k {
-		return // there is nothing better
+		return // there is nothing better yet
 	}
 	// At once, also to a newer head: what follows in the refused one relies on
-	// what was refused. Nobody knows which part of the response was applied, so
-	// all of it is sent once more as it is to be now.
-	s.target = next
-	for _, name := range r.names {
-		if _, ok := next.wire.Get(l.typ, name); ok {
-			l.owe(name)
-		} else {
-			l.linger(name)
+	// what was refused.
+	s.turn(next)
+}
+
+// turn makes g what upstreams, listeners and routes are on their way to. What
+// a refusal left unknown is sent once more for another head: with equal content
+// there would be nothing to send, and silence would pass for consent.
+func (s *Stream) turn(g *Generation) {
+	s.target = g
+	if g.key() == s.nacked {
+		return
+	}
+	for t := range s.lanes {
+		l := &s.lanes[t]
+		for _, name := range l.doubted {
+			if _, ok := g.wire.Get(l.typ, name); ok {
+				l.owe(name)
+			} else {
+				l.linger(name)
+			}
 		}
+		l.doubted = nil
 	}
 }
 
@@ -366,7 +385,7 @@ func (s *Stream) run() {
 			if s.target != want {
 				// Before endpoints are sent: those of changed upstreams come
 				// after the upstreams.
-				s.target = want
+				s.turn(want)
 				continue
 			}
 		}

@@ -215,8 +215,16 @@ func TestTaste(t *testing.T) {
 // TestFirstTasteIsBad shows that a taster that took nothing yet recovers.
 func TestFirstTasteIsBad(t *testing.T) {
 	taster, _ := run(t, nil)
-	if r, err := taster.Taste(t.Context(), snapshot(t, tooLarge)); err != nil || r.OK {
-		t.Fatalf("got %+v, %v", r, err)
+	for range 2 { // it is as bad the second time
+		if r, err := taster.Taste(t.Context(), snapshot(t, tooLarge)); err != nil || r.OK {
+			t.Fatalf("got %+v, %v", r, err)
+		}
+	}
+	got, err := taster.Culprits(t.Context(), 1, func(included []int) (*projector.Snapshot, error) {
+		return snapshot(t, []string{tooLarge, "/a"}[1-len(included)]), nil
+	})
+	if err != nil || !slices.Equal(got, []int{0}) {
+		t.Errorf("got culprits %v, %v, want the only one", got, err)
 	}
 	good(t, taster, snapshot(t, "/b"))
 }
