@@ -62,7 +62,11 @@ func readAuthService(w World, f *findings, o *getambassador.AuthService) (*ir.Ex
 		return nil, nil, false
 	}
 	if s.TimeoutMs != nil {
-		x.Timeout = *ms(*s.TimeoutMs)
+		d, ok := f.ms("spec.timeout_ms", *s.TimeoutMs)
+		if !ok {
+			return nil, nil, false
+		}
+		x.Timeout = *d
 	}
 	if s.StatusOnError != nil && s.StatusOnError.Code != nil {
 		x.ErrorStatus = uint32(*s.StatusOnError.Code)

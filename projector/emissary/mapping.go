@@ -358,10 +358,15 @@ func readAction(w World, f *findings, m *getambassador.Mapping, out *Mapping) bo
 	out.Needed = needed
 	out.Timeout = time.Duration(w.MappingDefaults().RequestTimeoutMs) * time.Millisecond
 	if s.TimeoutMs != nil {
-		out.Timeout = *ms(*s.TimeoutMs)
+		d, good := f.ms("spec.timeout_ms", *s.TimeoutMs)
+		out.Timeout, ok = *d, ok && good
 	}
 	if s.IdleTimeoutMs != nil {
-		out.Idle = ms(*s.IdleTimeoutMs)
+		d, good := f.ms("spec.idle_timeout_ms", *s.IdleTimeoutMs)
+		out.Idle, ok = d, ok && good
+	}
+	if !ok {
+		return false
 	}
 	slash := "/"
 	out.Rewrite = cmp.Or(s.Rewrite, &slash)
@@ -450,13 +455,16 @@ func upstreamPolicy(w World, f *findings, s *getambassador.MappingSpec) (ir.Upst
 	ok := true
 	p := ir.Upstream{Connect: 3 * time.Second, HTTP2: s.GRPC != nil && *s.GRPC}
 	if s.ConnectTimeoutMs != nil {
-		p.Connect = *ms(*s.ConnectTimeoutMs)
+		d, good := f.ms("spec.connect_timeout_ms", *s.ConnectTimeoutMs)
+		p.Connect, ok = *d, ok && good
 	}
 	if n := cmp.Or(s.ClusterIdleTimeoutMs, d.ClusterIdleMs); n != nil {
-		p.Idle = ms(*n)
+		d, good := f.ms("spec.cluster_idle_timeout_ms", *n)
+		p.Idle, ok = d, ok && good
 	}
 	if n := cmp.Or(s.ClusterMaxConnectionLifetimeMs, d.MaxLifetimeMs); n != nil {
-		p.MaxAge = ms(*n)
+		d, good := f.ms("spec.cluster_max_connection_lifetime_ms", *n)
+		p.MaxAge, ok = d, ok && good
 	}
 	breakers := s.CircuitBreakers
 	if breakers == nil {

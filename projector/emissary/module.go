@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/chancery-dev/chancery/api/getambassador"
@@ -145,6 +146,10 @@ func (c *config) number(key string) *int {
 	n, ok := number(v)
 	if !ok || n < 0 {
 		c.wrong(key, "a number", v)
+		return nil
+	}
+	if strings.HasSuffix(key, "_ms") && n > maxMs {
+		c.wrong(key, fmt.Sprintf("at most %d", maxMs), v)
 		return nil
 	}
 	return &n
@@ -568,9 +573,22 @@ func (c *config) cidrs(key string) []ir.CIDR {
 	return out
 }
 
+// maxMs bounds a time in milliseconds: a hundred years. Envoy refuses times
+// that it cannot count in nanoseconds, and so do we.
+const maxMs = 100 * 365 * 24 * 3600 * 1000
+
 func ms(n int) *time.Duration {
 	d := time.Duration(n) * time.Millisecond
 	return &d
+}
+
+// ms reads a time in milliseconds. It is not ok if it is none, which is said.
+func (f *findings) ms(path string, n int) (*time.Duration, bool) {
+	if n < 0 || n > maxMs {
+		f.errorf(projector.CodeInvalid, path, fmt.Sprintf("%d is no time: want 0 to %d milliseconds", n, maxMs))
+		return new(time.Duration), false
+	}
+	return ms(n), true
 }
 
 func asJSON(v any) string {

@@ -58,7 +58,9 @@ func ReadRateLimit(w World, units []Unit) RateLimit {
 		ResourceExhaustedCode: s.GRPC != nil && s.GRPC.UseResourceExhaustedCode != nil && *s.GRPC.UseResourceExhaustedCode,
 	}
 	if s.TimeoutMs != nil {
-		service.Timeout = *ms(*s.TimeoutMs)
+		if d, ok := f.ms("spec.timeout_ms", *s.TimeoutMs); ok {
+			service.Timeout = *d
+		}
 	}
 	r.Needed, r.Domain = &needed, service.Domain
 	r.Filter = &ir.Filter{Name: "rate-limit", RateLimit: service}
