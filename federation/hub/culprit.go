@@ -2,6 +2,7 @@ package hub
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"maps"
 	"slices"
@@ -98,6 +99,9 @@ func (h *Hub) search(ctx context.Context, t tasteDone, suspects []ledger.ObjectK
 		}
 		return s.without(suspects, back), nil
 	})
+	if err == nil && len(found) == 0 {
+		err = errors.New("compiled once more for the search, it was taken")
+	}
 	if err != nil {
 		h.log.WarnContext(ctx, "what an Envoy refuses could not be traced to single objects", slog.String("fingerprint", t.fingerprint.Short()), slog.Int("found", len(found)), slog.Any("err", err))
 	}
