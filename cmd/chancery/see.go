@@ -149,6 +149,13 @@ func get(ctx context.Context, cmd *cobra.Command, g globals, c *console.Client, 
 		kind, name = k, n
 	}
 	w, q := cmd.OutOrStdout(), query("fleet", g.fleet)
+	// found refuses what was named and is not there: empty is an answer to a list only.
+	found := func(n int, err error) error {
+		if err == nil && n == 0 && name != "" {
+			return fmt.Errorf("there is no %s %q; chancery get %s lists what there is", kind, args[len(args)-1], kind)
+		}
+		return err
+	}
 	switch kind {
 	case "revisions", "revision", "rev":
 		if name != "" {
@@ -167,17 +174,17 @@ func get(ctx context.Context, cmd *cobra.Command, g globals, c *console.Client, 
 	case "edges", "edge":
 		return fetch(ctx, c, "/v1/edges", q, func(l console.List[console.Edge]) error {
 			l.Items = named(l.Items, name, func(e console.Edge) string { return e.Name })
-			return show.Edges(w, l, g.show)
+			return found(len(l.Items), show.Edges(w, l, g.show))
 		})
 	case "sites", "site", "clusters", "cluster":
 		return fetch(ctx, c, "/v1/sites", q, func(l console.List[console.Site]) error {
 			l.Items = named(l.Items, name, func(s console.Site) string { return s.Cluster })
-			return show.Sites(w, l, g.show)
+			return found(len(l.Items), show.Sites(w, l, g.show))
 		})
 	case "holds", "hold":
 		return fetch(ctx, c, "/v1/holds", q, func(l console.List[console.Hold]) error {
 			l.Items = named(l.Items, name, func(h console.Hold) string { return h.ID })
-			return show.Holds(w, l, g.show)
+			return found(len(l.Items), show.Holds(w, l, g.show))
 		})
 	case "resources", "resource":
 		if t, n, ok := strings.Cut(name, "/"); ok {
@@ -187,7 +194,9 @@ func get(ctx context.Context, cmd *cobra.Command, g globals, c *console.Client, 
 		if name != "" {
 			q.Set("name", name)
 		}
-		return fetch(ctx, c, "/v1/resources", q, func(l console.List[console.Resource]) error { return show.Resources(w, l, g.show) })
+		return fetch(ctx, c, "/v1/resources", q, func(l console.List[console.Resource]) error {
+			return found(len(l.Items), show.Resources(w, l, g.show))
+		})
 	}
 	for k, v := range map[string]string{"cluster": g.cluster, "namespace": g.namespace, "name": name, "state": state} {
 		if v != "" {
@@ -202,7 +211,7 @@ func get(ctx context.Context, cmd *cobra.Command, g globals, c *console.Client, 
 	}
 	return fetch(ctx, c, "/v1/objects", q, func(l console.List[console.Object]) error {
 		if name == "" || len(l.Items) != 1 {
-			return show.Objects(w, l, g.show)
+			return found(len(l.Items), show.Objects(w, l, g.show))
 		}
 		o := l.Items[0]
 		ns := o.Namespace

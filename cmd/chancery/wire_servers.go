@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -56,12 +57,8 @@ func (in *install) startAPI(ctx context.Context, g *errgroup.Group) error {
 	if err != nil {
 		return err
 	}
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	if err != nil {
-		return fmt.Errorf("API address: %w", err)
-	}
 	if err := pki.WriteClientConfig(filepath.Join(in.cfg.Data, "client.yaml"), pki.ClientConfig{
-		Server: "https://" + net.JoinHostPort("127.0.0.1", port), Credentials: operator,
+		Server: "https://" + reachable(l.Addr().(*net.TCPAddr)), Credentials: operator,
 	}); err != nil {
 		return err
 	}
@@ -72,6 +69,15 @@ func (in *install) startAPI(ctx context.Context, g *errgroup.Group) error {
 	g.Go(func() error { keeper.Run(ctx, time.Hour, in.log); return nil })
 	g.Go(func() error { return serveTLS(ctx, l, keeper, handler) })
 	return nil
+}
+
+// reachable returns the address by which this machine reaches a listener.
+func reachable(a *net.TCPAddr) string {
+	host := a.IP.String()
+	if a.IP.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return net.JoinHostPort(host, strconv.Itoa(a.Port))
 }
 
 // checks says what readiness rests on. A hub that is away does not make an

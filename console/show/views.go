@@ -199,18 +199,18 @@ func (o Options) talk(s string) {
 
 // Objects writes objects with their states.
 func Objects(w io.Writer, l console.List[console.Object], o Options) error {
-	t := Table{Columns: columns("CLUSTER", "KIND", "NAMESPACE", "NAME", "STATE", "SERVED", "AGE", "FINDINGS", "|", "GROUP", "SEQ", "DIGEST", "BY")}
+	t := Table{Columns: columns("CLUSTER", "KIND", "NAMESPACE", "NAME", "STATE", "COMPILED", "AGE", "FINDINGS", "|", "GROUP", "SEQ", "DIGEST", "BY")}
 	for _, it := range l.Items {
 		t.Rows = append(t.Rows, []string{
-			it.Cluster, it.Kind, it.Namespace, it.Name, it.State, served(it), age(l.Now, it.At), findingsOf(it.Findings),
+			it.Cluster, it.Kind, it.Namespace, it.Name, it.State, compiled(it), age(l.Now, it.At), findingsOf(it.Findings),
 			it.Group, strconv.FormatUint(it.Seq, 10), short(it.Digest), who(it.By, it.BySource),
 		})
 	}
 	return list(w, "ObjectList", l, t, func(it console.Object) string { return it.Key }, "No objects match.", o)
 }
 
-// served says which version of an object is compiled.
-func served(o console.Object) string {
+// compiled says which version of an object is compiled.
+func compiled(o console.Object) string {
 	switch {
 	case o.Serving != "":
 		return "last good " + short(o.Serving)
@@ -242,7 +242,7 @@ func rank(f console.Finding) int {
 // Object writes one object with its report and its canonical form.
 func Object(w io.Writer, it console.Object, o Options) error {
 	return view{kind: "Object", data: it, names: []string{it.Key}, text: func(b *strings.Builder) {
-		fields(b, "object", it.Key, "state", it.State, "served", served(it), "digest", it.Digest,
+		fields(b, "object", it.Key, "state", it.State, "compiled", compiled(it), "digest", it.Digest,
 			"recorded", fmt.Sprintf("seq %d, %s", it.Seq, clock(it.At)), "by", who(it.By, it.BySource))
 		for _, f := range it.Findings {
 			b.WriteString("\n")
