@@ -79,7 +79,8 @@ type Admission struct {
 
 type admissionState struct {
 	Incarnation string                       `json:"incarnation,omitempty"`
-	Hub         originState                  `json:"hub"` // its epochs are the terms
+	TermDigest  Digest                       `json:"termdigest,omitzero"` // of the event that claimed the term
+	Hub         originState                  `json:"hub"`                 // its epochs are the terms
 	Sites       map[ClusterName]*originState `json:"sites,omitempty"`
 }
 
@@ -237,8 +238,14 @@ func (a *Admission) admitDecision(e Event, in *Incoming, size Seq, root func() (
 		if err := decodeBody(e.Data, &t); err != nil || t.Term != e.ID.Epoch || t.Instance != e.ID.Instance {
 			return refuse("term-begun does not claim the term of its id")
 		}
+		if t.Term > a.state.Hub.Epoch && t.Previous != a.state.TermDigest {
+			return Admitted{Outcome: Skip, Event: e, Reason: fmt.Sprintf("term %d does not follow term %d, which is recorded", t.Term, a.state.Hub.Epoch)}, nil
+		}
 	}
 	out := a.state.Hub.advance(e, TermBegun)
+	if out.Outcome == Append && e.Type == TermBegun {
+		a.state.TermDigest = DigestOf(in.Record.Event)
+	}
 	if out.Outcome == Append && e.Type == SiteAdded {
 		s := a.state.Sites[site.Cluster]
 		if s == nil {
@@ -319,7 +326,7 @@ func (s *originState) advance(e Event, claim Type) Admitted {
 			out := answer(Skip, "epoch %d is %s's", s.Epoch, s.Instance)
 			out.ByOther = e.ID.Instance != s.Instance
 			return out
-		case e.ID.Epoch > s.Epoch+1:
+		case e.ID.Epoch > s.Epoch+1 && claim != TermBegun: // a hub may know of terms that its ledger lost
 			return answer(Refuse, "claims epoch %d, the last is %d", e.ID.Epoch, s.Epoch)
 		}
 		s.Epoch, s.Instance, s.NextN = e.ID.Epoch, e.ID.Instance, 1

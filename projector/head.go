@@ -55,10 +55,12 @@ func OpenHead(r ledger.Record, seq ledger.Seq, hub ed25519.PublicKey) (SignedHea
 	return h, nil
 }
 
-// Newer reports whether h may replace o on an edge: heads only move forward.
+// Newer reports whether h may replace o on an edge: its (term, generation) is
+// greater. A hub that lost a part of its ledger begins a term above any that
+// edges have seen, and so is followed although its generations are lower.
 func (h SignedHead) Newer(o SignedHead) bool {
 	if h.Term != o.Term {
-		return h.Term > o.Term && h.Head.Generation > o.Head.Generation
+		return h.Term > o.Term
 	}
 	return h.Head.Generation > o.Head.Generation
 }

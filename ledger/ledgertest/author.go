@@ -24,6 +24,7 @@ var epoch = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 // Hub makes the decisions of a decision-maker, in sequence. Its key is
 // Key("hub").
 type Hub struct {
+	claimed  ledger.Digest // of the newest TermBegun
 	Term     uint64
 	Instance string
 	next     uint64
@@ -42,7 +43,9 @@ func (h *Hub) StreamBegun(incarnation string, size ledger.Seq, root ledger.Diges
 func (h *Hub) TermBegun() ledger.Incoming {
 	h.Term++
 	h.next = 1
-	return h.decide(ledger.TermBegun, 0, ledger.TermBegunData{Term: h.Term, Instance: h.Instance})
+	m := h.decide(ledger.TermBegun, 0, ledger.TermBegunData{Term: h.Term, Instance: h.Instance, Previous: h.claimed})
+	h.claimed = ledger.DigestOf(m.Record.Event)
+	return m
 }
 
 // SiteAdded admits a cluster, whose collector has Key(cluster).
