@@ -209,7 +209,7 @@ func TestAppliesNeverGoesBack(t *testing.T) {
 				Generation: rapid.Uint64Range(0, 10).Draw(t, "generation"),
 			}}
 			if !xds.Applies(current, h, "a", "x") {
-				if h.Head.Fleet == "a" && h.Head.Ring == "x" && h.Term >= current.Term && h.Head.Generation > current.Head.Generation {
+				if h.Head.Fleet == "a" && h.Head.Ring == "x" && (h.Term > current.Term || h.Term == current.Term && h.Head.Generation > current.Head.Generation) {
 					t.Fatalf("%+v does not follow %+v", h, current)
 				}
 				continue
@@ -217,7 +217,7 @@ func TestAppliesNeverGoesBack(t *testing.T) {
 			if h.Head.Fleet != "a" || h.Head.Ring != "x" {
 				t.Fatalf("took a head of fleet %s, ring %s", h.Head.Fleet, h.Head.Ring)
 			}
-			if h.Term < current.Term || h.Head.Generation <= current.Head.Generation {
+			if h.Term < current.Term || h.Term == current.Term && h.Head.Generation <= current.Head.Generation {
 				t.Fatalf("went from term %d, generation %d to %d, %d", current.Term, current.Head.Generation, h.Term, h.Head.Generation)
 			}
 			current = h
