@@ -122,6 +122,9 @@ func serve(ctx context.Context, cfg serveConfig) (err error) {
 	defer func() { err = errors.Join(err, in.close()) }()
 
 	g, ctx := errgroup.WithContext(ctx)
+	if err := in.openEdge(ctx); err != nil {
+		return stopped(g, err)
+	}
 	if err := in.startHub(ctx, g); err != nil {
 		return stopped(g, err)
 	}

@@ -69,19 +69,36 @@ func (e *edgeParts) close() error {
 // edgeSoak is how long the edge serves a snapshot before it trusts it.
 const edgeSoak = 30 * time.Second
 
-// startEdge serves Envoys from what is on disk, and then from what the hub
-// records.
-func (in *install) startEdge(ctx context.Context, g *errgroup.Group) error {
+// openEdge opens what the edge has on disk.
+func (in *install) openEdge(ctx context.Context) error {
 	e := &edgeParts{name: edgeName, verdicts: map[string]federation.EnvoyStatus{}, hosts: map[string]string{}, changed: make(chan struct{}, 1), log: in.log}
 	in.edge = e
-	dir := filepath.Join(in.cfg.Data, "edge")
 	var err error
-	if e.store, err = xds.OpenStore(dir, in.hubKey()); err != nil {
+	if e.store, err = xds.OpenStore(in.edgeDir(), in.hubKey()); err != nil {
 		return err
 	}
 	for _, f := range e.store.SetAside() {
 		in.log.WarnContext(ctx, "a damaged file of the edge was set aside; its content is fetched again", slog.String("file", f))
 	}
+	return nil
+}
+
+func (in *install) edgeDir() string { return filepath.Join(in.cfg.Data, "edge") }
+
+// seenTerm returns the term of the head that the edge has on disk, 0 for none.
+func (e *edgeParts) seenTerm() (uint64, error) {
+	head, _, err := e.store.Load()
+	if errors.Is(err, xds.ErrNothingStored) {
+		return 0, nil
+	}
+	return head.Term, err
+}
+
+// startEdge serves Envoys from what is on disk, and then from what the hub
+// records.
+func (in *install) startEdge(ctx context.Context, g *errgroup.Group) error {
+	e, dir := in.edge, in.edgeDir()
+	var err error
 	prober := &xds.Prober{Reach: e.reach}
 	if in.cfg.Envoy != "" {
 		e.admin = process.NewAdmin(filepath.Join(dir, "envoy", "admin.sock"))
@@ -262,7 +279,10 @@ const askPeriod = 5 * time.Second
 func (e *edgeParts) verdict(v projector.Verdict) {
 	e.mu.Lock()
 	old := e.verdicts[v.Node]
-	if v.Generation > old.Generation || v.Generation == old.Generation && rank(v.Kind) >= rank(old.Kind) {
+	// After a hub lost a part of its ledger the served generation may be a lower one.
+	served := e.Head().Head.Generation
+	if v.Generation > old.Generation || v.Generation == served && v.Generation != old.Generation ||
+		v.Generation == old.Generation && rank(v.Kind) >= rank(old.Kind) {
 		e.verdicts[v.Node] = federation.EnvoyStatus{
 			Node: v.Node, Kind: v.Kind, Generation: v.Generation, Type: v.Type, Resources: v.Resources, Message: v.Message,
 		}

@@ -62,7 +62,12 @@ func (in *install) startHub(ctx context.Context, g *errgroup.Group) error {
 	}
 	h.publisher = natsstream.NewPublisher(h.conn, 0)
 
+	seen, err := in.edge.seenTerm()
+	if err != nil {
+		return err
+	}
 	cfg := hub.Config{
+		SeenTerm: seen,
 		Instance: in.instance, Build: in.cfg.Build, Key: in.authority.DecisionKey(), Fleet: federation.DefaultFleet,
 		Settings: in.cfg.Settings, Ledger: in.store, Publisher: decisions{h.publisher}, Shelf: shelved{h.shelf},
 		Announce:    func(s projector.SignedHead) { in.announceHead(s) },

@@ -81,6 +81,9 @@ type Config struct {
 	// Announce is called with each head that is recorded, in order. It must
 	// not block.
 	Announce func(projector.SignedHead)
+	// SeenTerm is the newest term of a head that an edge is known to have. A hub
+	// that lost its ledger begins above it, or edges would not take its heads.
+	SeenTerm uint64
 	// Incarnation returns the incarnation of the stream that is consumed, and
 	// "" while there is none.
 	Incarnation func() string
@@ -649,7 +652,7 @@ func (h *Hub) decide(ctx context.Context, now time.Time) error {
 
 func (h *Hub) claim(ctx context.Context, now time.Time) error {
 	a := &federation.Author{
-		Term: h.state.Term + 1, Instance: h.cfg.Instance, Previous: maps.Clone(h.state.Previous),
+		Term: max(h.state.Term, h.cfg.SeenTerm) + 1, Instance: h.cfg.Instance, Previous: maps.Clone(h.state.Previous),
 	}
 	h.author = a
 	return h.record(ctx, now, []federation.Decision{{
