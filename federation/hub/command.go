@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -118,7 +119,7 @@ func (h *Hub) prepare(r Request) (waiter, error) {
 			if hold.ID == r.Release.ID {
 				return waiter{
 					decision: federation.Decision{Scope: string(f.Name), Name: federation.ReleaseDecision, Body: federation.Release{Fleet: f.Name, ID: hold.ID}},
-					answer:   Answer{Hold: hold.ID, Message: fmt.Sprintf("%s released; fleet %s follows its source again", hold.ID, f.Name)},
+					answer:   Answer{Hold: hold.ID, Message: fmt.Sprintf("%s released; fleet %s %s", hold.ID, f.Name, afterRelease(f, hold.ID))},
 				}, nil
 			}
 		}
@@ -127,6 +128,16 @@ func (h *Hub) prepare(r Request) (waiter, error) {
 		return h.prepareConfirm(f, *r.Confirm)
 	}
 	return waiter{}, fmt.Errorf("empty command: %w", ErrRefused)
+}
+
+// afterRelease says what a fleet does without the hold.
+func afterRelease(f *federation.FleetState, id string) string {
+	for _, hold := range slices.Backward(f.Holds) {
+		if hold.Kind == federation.Pin && hold.ID != id {
+			return fmt.Sprintf("stays pinned to r%d by %s", hold.Revision, hold.ID)
+		}
+	}
+	return "follows its source again"
 }
 
 func (h *Hub) preparePin(f *federation.FleetState, p PinRequest) (waiter, error) {
@@ -141,8 +152,10 @@ func (h *Hub) preparePin(f *federation.FleetState, p PinRequest) (waiter, error)
 			return waiter{}, fmt.Errorf("fleet %s has no revision r%d; see chancery history: %w", f.Name, p.Revision, ErrRefused)
 		case !target.Served:
 			return waiter{}, fmt.Errorf("r%d of fleet %s was never served; choose one that was: %w", p.Revision, f.Name, ErrRefused)
-		case target.Fingerprint == f.Head.Fingerprint && f.Pinned() == nil && f.Newest().Fingerprint != target.Fingerprint:
-			// Pinning what is served keeps what comes next from it.
+		}
+		// Pinning what is served keeps what comes next from it; once is enough.
+		if pin := f.Pinned(); pin != nil && pin.Revision == target.Revision {
+			return waiter{}, fmt.Errorf("fleet %s is pinned to r%d already, by %s: %w", f.Name, pin.Revision, pin.ID, ErrRefused)
 		}
 	}
 	if target == nil {
