@@ -371,7 +371,20 @@ func TestAPinIsServedAlsoFromALostShelf(t *testing.T) {
 	if _, err := h.Do(t.Context(), hub.Request{Release: &hub.ReleaseRequest{ID: "h7"}}); !errors.Is(err, hub.ErrRefused) {
 		t.Errorf("the release of a hold that is not there: %v", err)
 	}
-	if _, err := h.Do(t.Context(), hub.Request{Release: &hub.ReleaseRequest{ID: a.Hold}}); err != nil {
+	if _, err := h.Do(t.Context(), hub.Request{Pin: &hub.PinRequest{Revision: 1}}); !errors.Is(err, hub.ErrRefused) {
+		t.Errorf("the same pin twice: %v", err)
+	}
+	// Of two pins the newer is served; with one released the other holds.
+	b, err := h.Do(t.Context(), hub.Request{Pin: &hub.PinRequest{Revision: 2}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.wait(h, "the second pin", func(i hub.Inside) bool { return i.Fleet.Head.Revision == 2 })
+	r, err := h.Do(t.Context(), hub.Request{Release: &hub.ReleaseRequest{ID: a.Hold}})
+	if want := "h1 released; fleet default stays pinned to r2 by h2"; err != nil || r.Message != want {
+		t.Errorf("got %q, %v, want %q", r.Message, err, want)
+	}
+	if _, err := h.Do(t.Context(), hub.Request{Release: &hub.ReleaseRequest{ID: b.Hold}}); err != nil {
 		t.Fatal(err)
 	}
 	w.wait(h, "r3 to be good", good(3))
