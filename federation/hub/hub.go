@@ -111,6 +111,7 @@ type Hub struct {
 	compiled   *federation.Compiled
 	snapshot   *projector.Snapshot // of compiled
 	observed   time.Time           // of the first change since the newest candidate
+	ours       bool                // the author's term is in the ledger
 	fenced     bool                // another hub decides
 	good       *goodVersions
 	refused    map[ledger.ObjectKey]projector.Refusal // as the compiler has them
@@ -358,7 +359,15 @@ func (h *Hub) observe(seq ledger.Seq, e ledger.Event, r ledger.Record) {
 			h.waiters[i].sent = false
 		}
 	case "term":
-		if h.author != nil && (e.ID.Instance != h.cfg.Instance || e.ID.Epoch != h.author.Term) {
+		switch {
+		case h.author == nil:
+		case e.ID.Instance == h.cfg.Instance && e.ID.Epoch == h.author.Term:
+			h.ours = true
+		case !h.ours:
+			// A claim from before this hub's, which is in vain then: claim again. A
+			// ledger that is rebuilt from the stream tells of all that ever were.
+			h.author, h.awaiting, h.unsent = nil, 0, nil
+		default:
 			h.log.Warn("another hub has begun a newer term; this one follows now", slog.Uint64("term", e.ID.Epoch), slog.String("instance", e.ID.Instance))
 			h.fenced, h.author, h.awaiting, h.unsent = true, nil, 0, nil
 			h.failWaiters(errors.New("another hub decides now; send the command there"))
@@ -654,7 +663,7 @@ func (h *Hub) claim(ctx context.Context, now time.Time) error {
 	a := &federation.Author{
 		Term: max(h.state.Term, h.cfg.SeenTerm) + 1, Instance: h.cfg.Instance, Previous: maps.Clone(h.state.Previous),
 	}
-	h.author = a
+	h.author, h.ours = a, false
 	return h.record(ctx, now, []federation.Decision{{
 		Scope: ledger.InstallScope, Name: "term", Actor: hubActor,
 		Body: ledger.TermBegunData{Term: a.Term, Instance: a.Instance, Previous: h.state.TermDigest},

@@ -39,6 +39,7 @@ type world struct {
 	status  federation.EdgeStatus  // what the edge says
 	running *hub.Hub               // that the edge talks to
 	heads   []projector.SignedHead // announced
+	gate    chan struct{}          // publishes wait until it is closed, unless nil
 }
 
 func newWorld(t *testing.T) *world {
@@ -69,6 +70,9 @@ func (w *world) append(ms ...ledger.Incoming) error {
 
 // PublishDecisions makes a world the hub's stream.
 func (w *world) PublishDecisions(_ context.Context, ds []hub.Published) error {
+	if w.gate != nil {
+		<-w.gate
+	}
 	var ms []ledger.Incoming
 	for _, d := range ds {
 		ms = append(ms, ledger.Incoming{Record: d.Record, Subject: d.Subject})
@@ -408,6 +412,47 @@ func TestANewerTermFencesAHub(t *testing.T) {
 	if n := w.decisions("candidate"); n != 2 {
 		t.Errorf("%d candidates recorded, want 2", n)
 	}
+}
+
+// TestALedgerThatIsRebuiltIsDecidedOn has the hub begin before the history of
+// others is back: their terms are no competitors.
+func TestALedgerThatIsRebuiltIsDecidedOn(t *testing.T) {
+	w := newWorld(t)
+	h, stop := w.start("a", nil)
+	w.sync(h)
+	w.wait(h, "r1 to be good", good(1))
+	stop()
+	h, stop = w.start("b", nil)
+	w.wait(h, "its term", func(i hub.Inside) bool { return i.State.Term == 2 })
+	stop()
+	var history []ledger.Incoming
+	for seq := ledger.Seq(1); seq <= w.store.Size(); seq++ {
+		entries, err := w.store.Read(seq, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		e, err := ledger.DecodeEvent(entries[0].Record.Event)
+		if err != nil {
+			t.Fatal(err)
+		}
+		history = append(history, ledger.Incoming{Record: entries[0].Record, Subject: e.Subject})
+	}
+	again := newWorld(t) // has the stream-begin of the same incarnation
+	again.items, again.n, again.gate = w.items, w.n, make(chan struct{})
+	h, stop = again.start("c", nil)
+	defer stop()
+	again.wait(h, "a claim that is on its way", func(i hub.Inside) bool { return i.Unsent > 0 })
+	for _, m := range history[1:] {
+		if err := again.append(m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(again.gate)
+	again.mapping("web", "/rebuilt/")
+	again.wait(h, "what is new to be served", func(i hub.Inside) bool {
+		n := i.Fleet.Newest()
+		return i.State.Term == 3 && i.Deciding && len(i.Fleet.Revisions) == 2 && n.Promoted
+	})
 }
 
 func TestAShrunkSnapshotWaitsForConsent(t *testing.T) {
