@@ -58,10 +58,11 @@ var networks atomic.Int32
 // newSystem makes a system with a site for each name, which does not run yet.
 func newSystem(tb testing.TB, sites ...string) *System {
 	tb.Helper()
+	envoy := testbed.Envoy(tb)
 	dir, err := os.MkdirTemp("", "chy-") //nolint:usetesting // tb.TempDir is too long for the path of a socket
 	must(tb, err)
 	s := &System{
-		TB: tb, Data: filepath.Join(dir, "data"), Envoy: testbed.Envoy(tb), dir: dir, sites: sites, roots: newTrust(tb),
+		TB: tb, Data: filepath.Join(dir, "data"), Envoy: envoy, dir: dir, sites: sites, roots: newTrust(tb),
 		// Other runs on this machine have other second bytes, mostly; a clash is
 		// found when the first backend listens.
 		net: fmt.Sprintf("127.%d.%d.", 64+os.Getpid()%190, 1+networks.Add(1)%250),
