@@ -178,7 +178,7 @@ func BootstrapADS(o ADSOptions) ([]byte, error) {
 		ApiType:                   corev3.ApiConfigSource_DELTA_GRPC,
 		TransportApiVersion:       corev3.ApiVersion_V3,
 		SetNodeOnFirstMessageOnly: true,
-		GrpcServices:              []*corev3.GrpcService{grpcService(XDSUpstream, "", 0)},
+		GrpcServices:              []*corev3.GrpcService{edgeService()},
 	}
 	if o.MinimumClusters > 0 {
 		v, err := extension("envoy.config.validators.minimum_clusters_validator", &minimumclustersv3.MinimumClustersValidator{MinClustersNum: o.MinimumClusters})
@@ -254,6 +254,21 @@ func xdsCluster(o ADSOptions) (*clusterv3.Cluster, error) {
 		}
 	}
 	return c, nil
+}
+
+// How long an Envoy waits before it connects to an edge again. Its own default
+// of up to 30 s would hold back what changes after an edge's restart.
+const (
+	reconnectBase = 200 * time.Millisecond
+	reconnectMax  = 2 * time.Second
+)
+
+func edgeService() *corev3.GrpcService {
+	s := grpcService(XDSUpstream, "", 0)
+	s.GetEnvoyGrpc().RetryPolicy = &corev3.RetryPolicy{RetryBackOff: &corev3.BackoffStrategy{
+		BaseInterval: durationpb.New(reconnectBase), MaxInterval: durationpb.New(reconnectMax),
+	}}
+	return s
 }
 
 func mutualTLS(t MutualTLS) (*corev3.TransportSocket, error) {
