@@ -336,7 +336,7 @@ func (d *demo) edit(old, replacement string) error {
 	if !bytes.Contains(b, []byte(old)) {
 		return fmt.Errorf("%s has no %q any more; start the demo again", d.quoteFile(), old)
 	}
-	d.say("   edit %s: %s → %s", d.quoteFile(), strings.TrimSpace(old), strings.TrimSpace(replacement))
+	d.say("   edit %s: %s → %s", d.quoteFile(), strings.TrimSpace(old), strings.Join(strings.Fields(replacement), " "))
 	return replaceFile(d.quoteFile(), bytes.Replace(b, []byte(old), []byte(replacement), 1))
 }
 
@@ -402,7 +402,7 @@ func (d *demo) breakIt(ctx context.Context) error {
 	}
 	d.say("   %s is %s:", key, report.State)
 	for _, f := range report.Findings {
-		d.say("     %s %s: %s", f.Code, f.Path, f.Message)
+		d.say("     %s: %s", strings.TrimSpace(string(f.Code)+" "+f.Path), f.Message)
 	}
 	if report.Serving.IsZero() {
 		return fmt.Errorf("%s is served by no version", key)

@@ -102,14 +102,14 @@ func nextCommand(s console.Status) string {
 	switch {
 	case s.State == console.Rejected:
 		return "chancery get edges -o wide"
-	case s.Errors > 0 || s.Objects["rejected"] > 0:
-		return "chancery get findings"
-	case len(s.Holds) > 0:
-		return "chancery hold show " + s.Holds[0].ID
 	case len(s.Withheld) > 0 && s.Withheld[0].Cluster != "":
 		return "chancery confirm --cluster " + s.Withheld[0].Cluster
 	case len(s.Withheld) > 0:
 		return "chancery confirm"
+	case s.Errors > 0 || s.Objects["rejected"] > 0:
+		return "chancery get findings"
+	case len(s.Holds) > 0:
+		return "chancery hold show " + s.Holds[0].ID
 	case s.Head == nil:
 		return "chancery history"
 	}
@@ -224,15 +224,19 @@ func compiled(o console.Object) string {
 
 // findingsOf names the codes of findings, errors first.
 func findingsOf(fs []console.Finding) string {
-	fs = slices.Clone(fs)
-	slices.SortStableFunc(fs, func(a, b console.Finding) int { return rank(a) - rank(b) })
 	var codes []string
-	for _, f := range fs {
+	for _, f := range errorsFirst(fs) {
 		if !slices.Contains(codes, f.Code) {
 			codes = append(codes, f.Code)
 		}
 	}
 	return strings.Join(codes, " ")
+}
+
+func errorsFirst(fs []console.Finding) []console.Finding {
+	fs = slices.Clone(fs)
+	slices.SortStableFunc(fs, func(a, b console.Finding) int { return rank(a) - rank(b) })
+	return fs
 }
 
 func rank(f console.Finding) int {
@@ -244,7 +248,7 @@ func Object(w io.Writer, it console.Object, o Options) error {
 	return view{kind: "Object", data: it, names: []string{it.Key}, text: func(b *strings.Builder) {
 		fields(b, "object", it.Key, "state", it.State, "compiled", compiled(it), "digest", it.Digest,
 			"recorded", fmt.Sprintf("seq %d, %s", it.Seq, clock(it.At)), "by", who(it.By, it.BySource))
-		for _, f := range it.Findings {
+		for _, f := range errorsFirst(it.Findings) {
 			b.WriteString("\n")
 			findingText(b, f, "")
 		}
