@@ -171,14 +171,10 @@ func nacked(f *FleetState, in Inputs) *Verdict {
 // proved returns the served or promoted verdict that is due.
 func (f *FleetState) proved(s *State, in Inputs) *Verdict {
 	a := in.Answers
-	if f.HeadSeq == 0 || a.Generation != f.Head.Generation || a.Envoys == 0 || a.Served < a.Envoys || a.Nack != nil {
+	if !f.proven(a) {
 		return nil
 	}
-	soak := DefaultSettings().Rollout.Soak
-	if s.Settings != nil {
-		soak = s.Settings.Rollout.Soak
-	}
-	soaked := in.Now.Sub(a.ServedAt) >= soak
+	soaked := in.Now.Sub(a.ServedAt) >= s.soak()
 	var v Verdict
 	switch {
 	case soaked && f.Promoted < f.Head.Generation:
@@ -195,14 +191,22 @@ func (f *FleetState) proved(s *State, in Inputs) *Verdict {
 // SoakDue returns when the head's soak ends, given since when it is served;
 // the zero time when nothing is due.
 func (f *FleetState) SoakDue(s *State, a Answers) time.Time {
-	if f.HeadSeq == 0 || a.Generation != f.Head.Generation || a.Envoys == 0 || a.Served < a.Envoys || f.Promoted >= f.Head.Generation {
+	if !f.proven(a) || f.Promoted >= f.Head.Generation {
 		return time.Time{}
 	}
-	soak := DefaultSettings().Rollout.Soak
-	if s.Settings != nil {
-		soak = s.Settings.Rollout.Soak
+	return a.ServedAt.Add(s.soak())
+}
+
+// proven reports whether every connected Envoy was proved to serve the head.
+func (f *FleetState) proven(a Answers) bool {
+	return f.HeadSeq > 0 && a.Generation == f.Head.Generation && a.Envoys > 0 && a.Served >= a.Envoys && a.Nack == nil
+}
+
+func (s *State) soak() time.Duration {
+	if s.Settings == nil {
+		return DefaultSettings().Rollout.Soak
 	}
-	return a.ServedAt.Add(soak)
+	return s.Settings.Rollout.Soak
 }
 
 func (f *FleetState) verdictOf(result VerdictResult) Verdict {

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -32,8 +33,14 @@ type hubParts struct {
 	conn        *natsstream.Conn
 	publisher   *natsstream.Publisher
 	shelf       *shelf.Shelf
-	incarnation *latest[string]
+	incarnation atomic.Value // string: of the stream that is consumed
 	taster      *tasterParts
+}
+
+// consumed returns the incarnation of the stream that is consumed, "" for none.
+func (h *hubParts) consumed() string {
+	s, _ := h.incarnation.Load().(string)
+	return s
 }
 
 func (h *hubParts) close() error {
@@ -48,7 +55,7 @@ func (h *hubParts) close() error {
 
 // startHub opens the stream, follows it into the ledger, and decides.
 func (in *install) startHub(ctx context.Context, g *errgroup.Group) error {
-	h := &hubParts{incarnation: newLatest("")}
+	h := &hubParts{}
 	in.hub = h
 	var err error
 	if h.shelf, err = shelf.Open(filepath.Join(in.cfg.Data, "shelf.db")); err != nil {
@@ -71,7 +78,7 @@ func (in *install) startHub(ctx context.Context, g *errgroup.Group) error {
 		Instance: in.instance, Build: in.cfg.Build, Key: in.authority.DecisionKey(), Fleet: federation.DefaultFleet,
 		Settings: in.cfg.Settings, Ledger: in.store, Publisher: decisions{h.publisher}, Shelf: shelved{h.shelf},
 		Announce:    func(s projector.SignedHead) { in.announceHead(s) },
-		Incarnation: h.incarnation.get, Logger: in.log, Metrics: hub.NewMetrics(in.registry),
+		Incarnation: h.consumed, Logger: in.log, Metrics: hub.NewMetrics(in.registry),
 	}
 	for _, s := range in.cfg.Sites {
 		key, err := in.collectorKey(s.Cluster)
@@ -129,7 +136,7 @@ func (in *install) keepStream(ctx context.Context, losses <-chan natsstream.Loss
 			return nil
 		case l = <-losses:
 		}
-		in.hub.incarnation.set("")
+		in.hub.incarnation.Store("")
 		switch l.Kind {
 		case natsstream.TailSetAside:
 			in.log.ErrorContext(ctx, "the stream begins at a smaller size; what this ledger had beyond it is set aside", slog.Uint64("base", uint64(l.Base)), slog.String("file", l.Aside))
@@ -174,7 +181,7 @@ func (in *install) openStream(ctx context.Context, renew bool) error {
 			return err
 		}
 	}
-	in.hub.incarnation.set(incarnation)
+	in.hub.incarnation.Store(incarnation)
 	return nil
 }
 

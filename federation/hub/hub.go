@@ -251,12 +251,9 @@ func (h *Hub) open() error {
 	}); err != nil {
 		return err
 	}
-	settings := h.cfg.Settings
-	if state.Settings != nil {
-		settings = *state.Settings
-	}
-	f := state.Fleet(h.cfg.Fleet)
 	h.state = state
+	settings := h.settings()
+	f := state.Fleet(h.cfg.Fleet)
 	h.good = newGoodVersions()
 	var at ledger.Seq
 	if r := f.Revision(f.LastGood); r != nil {
@@ -267,8 +264,8 @@ func (h *Hub) open() error {
 		}
 		h.compiler, h.projection = c.compiler, p
 		h.good.restore(c.compiler, p, c.kept)
-		if c.fingerprint != r.Fingerprint {
-			h.log.Info("this build compiles the last good revision to other bytes", slog.Uint64("revision", r.Revision), slog.String("recorded", r.Fingerprint.Short()), slog.String("now", c.fingerprint.Short()))
+		if now := c.snapshot.Fingerprint(); now != r.Fingerprint {
+			h.log.Info("this build compiles the last good revision to other bytes", slog.Uint64("revision", r.Revision), slog.String("recorded", r.Fingerprint.Short()), slog.String("now", now.Short()))
 		}
 	} else {
 		h.compiler, h.projection = compile.New(settings.Compile), projector.NewProjection()

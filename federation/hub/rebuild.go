@@ -11,10 +11,9 @@ import (
 
 // rebuilt is a revision compiled again from the ledger.
 type rebuilt struct {
-	compiler    *compile.Compiler
-	kept        map[ledger.ObjectKey]*projector.Object
-	snapshot    *projector.Snapshot
-	fingerprint projector.Fingerprint
+	compiler *compile.Compiler
+	kept     map[ledger.ObjectKey]*projector.Object
+	snapshot *projector.Snapshot
 }
 
 // compileAt compiles a revision from the prefix that it was compiled from,
@@ -22,10 +21,6 @@ type rebuilt struct {
 func (h *Hub) compileAt(r *federation.Revision) (rebuilt, *projector.Projection, error) {
 	var out rebuilt
 	state, p := federation.NewState(), projector.NewProjection()
-	want := map[ledger.ObjectKey]ledger.Digest{}
-	for k, d := range r.Kept {
-		want[k] = d
-	}
 	out.kept = map[ledger.ObjectKey]*projector.Object{}
 	out.compiler = compile.New(h.cfg.Settings.Compile)
 	err := h.each(1, r.Event, func(seq ledger.Seq, e ledger.Event, rec ledger.Record) error {
@@ -40,7 +35,7 @@ func (h *Hub) compileAt(r *federation.Revision) (rebuilt, *projector.Projection,
 			return err
 		}
 		for _, c := range changes {
-			if c.After != nil && want[c.Key] == c.After.Digest && !c.After.Digest.IsZero() {
+			if c.After != nil && r.Kept[c.Key] == c.After.Digest && !c.After.Digest.IsZero() {
 				out.kept[c.Key] = c.After
 			}
 		}
@@ -50,7 +45,7 @@ func (h *Hub) compileAt(r *federation.Revision) (rebuilt, *projector.Projection,
 	if err != nil {
 		return out, nil, fmt.Errorf("compile r%d again: %w", r.Revision, err)
 	}
-	for k := range want {
+	for k := range r.Kept {
 		if out.kept[k] == nil {
 			return out, nil, fmt.Errorf("compile r%d again: the version of %s that it served is not in the ledger; run chancery verify", r.Revision, k)
 		}
@@ -59,8 +54,7 @@ func (h *Hub) compileAt(r *federation.Revision) (rebuilt, *projector.Projection,
 		out.compiler.SetSettings(state.Settings.Compile)
 	}
 	out.compiler.SetOverlay(compile.OverlayChange{LastGood: out.kept, Refused: state.Fleet(h.cfg.Fleet).Refused})
-	res := out.compiler.Compile()
-	out.snapshot, out.fingerprint = res.Snapshot, res.Snapshot.Fingerprint()
+	out.snapshot = out.compiler.Compile().Snapshot
 	return out, p, nil
 }
 
@@ -74,9 +68,9 @@ func (h *Hub) ensureShelved(r *federation.Revision) error {
 	if err != nil {
 		return err
 	}
-	if again.fingerprint != r.Fingerprint {
+	if now := again.snapshot.Fingerprint(); now != r.Fingerprint {
 		return fmt.Errorf("r%d is not on the shelf and this build compiles it to %s, not %s; run the build %s to bring it back",
-			r.Revision, again.fingerprint.Short(), r.Fingerprint.Short(), r.Build)
+			r.Revision, now.Short(), r.Fingerprint.Short(), r.Build)
 	}
 	return h.cfg.Shelf.Put(again.snapshot)
 }
